@@ -6,7 +6,6 @@ import logging
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from knockscreen import __version__
@@ -53,18 +52,14 @@ for _name in MODULES:
 def main() -> None:
     """Run the command line: bad input is one line and exit code 2."""
     try:
-        code = app(standalone_mode=False)
+        app()
     except ScreenError as error:
         _fail(str(error), 2)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except KeyboardInterrupt:
         _fail("interrupted; run the same command again to go on.", 130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
-    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(message: str, code: int) -> None:
