@@ -1,0 +1,173 @@
+"""The training store: a memory-mapped CSR of panel counts with the codes of every cell.
+
+Written by ``normalize``; numpy alone, so that training runs where nothing else is installed.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knockscreen.errors import DataError, UnknownNameError, suggest
+from knockscreen.names import NTC, SPLITS, Split, context_name, parse_context
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Genes, context factors and targets in the order of their codes."""
+
+    gene_ids: tuple[str, ...]
+    genes: tuple[str, ...]
+    factors: tuple[str, ...]
+    levels: tuple[tuple[str, ...], ...]
+    target_ids: tuple[str, ...]
+    targets: tuple[str, ...]
+
+    @cached_property
+    def contexts(self) -> tuple[str, ...]:
+        """Names of all combinations of levels, first factor slowest."""
+        grid = np.indices([len(level) for level in self.levels]).reshape(len(self.levels), -1).T
+        return tuple(self.context(codes) for codes in grid)
+
+    def context(self, codes: NDArray[np.integer]) -> str:
+        """Return the name of one combination of level codes."""
+        named = {f: self.levels[k][int(codes[k])] for k, f in enumerate(self.factors)}
+        return context_name(named)
+
+    def context_codes(self, name: str) -> NDArray[np.int64]:
+        """Return the level codes (K,) of a full context name.
+
+        Raises
+        ------
+        UnknownNameError
+            A factor or level is not there, or a factor is missing.
+        """
+        given = parse_context(name)
+        codes = []
+        for factor in given:
+            if factor not in self.factors:
+                msg = f"unknown context factor '{factor}' in '{name}'{suggest(factor, self.factors)}."
+                raise UnknownNameError(msg)
+        for factor, levels in zip(self.factors, self.levels, strict=True):
+            if factor not in given:
+                msg = f"context '{name}' does not say which {factor}; available: {', '.join(levels)}."
+                raise UnknownNameError(msg)
+            if given[factor] not in levels:
+                msg = f"unknown {factor} '{given[factor]}' in context '{name}'{suggest(given[factor], levels)}."
+                raise UnknownNameError(msg)
+            codes.append(levels.index(given[factor]))
+        return np.array(codes, dtype=np.int64)
+
+    def target_code(self, name: str) -> int:
+        """Return the code of a target by symbol or id, or -1 where it was not in the screen."""
+        for names in (self.target_ids, self.targets):
+            if name in names:
+                return names.index(name)
+        return -1
+
+
+@dataclass(frozen=True)
+class CellStore:
+    """Counts (N cells, G panel genes) and codes, mapped from disk."""
+
+    path: Path
+    vocabulary: Vocabulary
+    library_size_log: dict[str, tuple[float, float]]
+    simulated: bool
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.unsignedinteger]
+    counts: NDArray[np.unsignedinteger]
+    library_size: NDArray[np.float32]
+    target: NDArray[np.int32]
+    contexts: NDArray[np.int16]
+    split: NDArray[np.int8]
+
+    def __len__(self) -> int:
+        """Return the number of cells."""
+        return len(self.target)
+
+    @classmethod
+    def open(cls, path: Path | str) -> "CellStore":
+        """Map the store in folder ``path``.
+
+        Raises
+        ------
+        DataError
+            The folder is not a store, or one of another format.
+        """
+        path = Path(path)
+        header = path / "store.json"
+        if not header.is_file():
+            msg = f"{path} is not a training store (no store.json in it); run 'knockscreen normalize' first."
+            raise DataError(msg)
+        about = json.loads(header.read_text())
+        if about.get("format") != FORMAT:
+            msg = f"{header} has format {about.get('format')}, this version reads {FORMAT}; run 'knockscreen normalize' again."
+            raise DataError(msg)
+        vocabulary = Vocabulary(
+            gene_ids=tuple(g["gene_id"] for g in about["genes"]),
+            genes=tuple(g["gene"] for g in about["genes"]),
+            factors=tuple(about["factors"]),
+            levels=tuple(tuple(levels) for levels in about["factors"].values()),
+            target_ids=tuple(t["target_gene_id"] for t in about["targets"]),
+            targets=tuple(t["target_gene"] for t in about["targets"]),
+        )
+        arrays = {}
+        for name in ("indptr", "indices", "counts", "library_size", "target", "contexts", "split"):
+            arrays[name] = np.load(path / f"{name}.npy", mmap_mode="r")
+        return cls(
+            path=path,
+            vocabulary=vocabulary,
+            library_size_log={k: (v[0], v[1]) for k, v in about["library_size_log"].items()},
+            simulated=bool(about.get("simulated", False)),
+            **arrays,
+        )
+
+    @property
+    def is_control(self) -> NDArray[np.bool_]:
+        """Return which cells are controls (target code 0)."""
+        return np.asarray(self.target) == 0
+
+    def rows(self, *splits: Split) -> NDArray[np.int64]:
+        """Return the rows of some splits, in order."""
+        codes = [SPLITS.index(split) for split in splits]
+        return np.flatnonzero(np.isin(self.split, codes))
+
+    def dense(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Return the counts (len(rows), G) of some rows, float32."""
+        starts = np.asarray(self.indptr[rows])
+        lengths = np.asarray(self.indptr[np.asarray(rows) + 1]) - starts
+        out = np.zeros((len(rows), len(self.vocabulary.gene_ids)), dtype=np.float32)
+        where = np.repeat(np.arange(len(rows)), lengths)
+        first = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
+        take = first + np.arange(len(where))
+        out[where, self.indices[take]] = self.counts[take]
+        return out
+
+    def chunks(
+        self, rows: NDArray[np.integer], size: int = 4096
+    ) -> Iterator[tuple[NDArray[np.integer], NDArray[np.float32]]]:
+        """Yield (rows, counts) in pieces of at most ``size`` cells."""
+        for start in range(0, len(rows), size):
+            piece = rows[start : start + size]
+            yield piece, self.dense(piece)
+
+    def context_index(self) -> NDArray[np.int64]:
+        """Return the index of every cell's context in ``vocabulary.contexts``."""
+        index = np.zeros(len(self), dtype=np.int64)
+        for k, levels in enumerate(self.vocabulary.levels):
+            index = index * len(levels) + np.asarray(self.contexts[:, k])
+        return index
+
+
+def check_control(vocabulary: Vocabulary) -> None:
+    """Refuse a store whose first target is not the control."""
+    if vocabulary.target_ids[0] != NTC:
+        msg = f"the store's first target is '{vocabulary.target_ids[0]}', expected '{NTC}'; run 'knockscreen normalize' again."
+        raise DataError(msg)

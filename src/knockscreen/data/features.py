@@ -1,0 +1,104 @@
+"""Gene features: what is known of a gene whether or not it was knocked down.
+
+Co-expression in control cells by default: the loading of each panel gene on the principal
+components of log1p CP10k among training controls, centred within each context.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knockscreen.data.cells import CellStore
+from knockscreen.errors import DataError, suggest
+from knockscreen.names import CP10K, Split
+
+
+def coexpression(store: CellStore, dims: int) -> NDArray[np.float32]:
+    """Return features (G, F <= dims) of the panel genes from control cells of the training split.
+
+    Genes are standardised within context, so that contexts do not drive the components; a gene's
+    features are its correlations with the leading components. A gene silent in controls gets NaN.
+    """
+    rows = store.rows(Split.TRAIN)
+    rows = rows[store.is_control[rows]]
+    context = store.context_index()
+    genes = len(store.vocabulary.gene_ids)
+    gram = np.zeros((genes, genes))
+    total = 0
+    for code in np.unique(context[rows]):
+        mine = rows[context[rows] == code]
+        if len(mine) < 3:
+            continue
+        sums, squares = np.zeros(genes), np.zeros((genes, genes))
+        for piece, counts in store.chunks(mine):
+            values = np.log1p(counts * (CP10K / store.library_size[piece][:, None])).astype(float)
+            sums += values.sum(0)
+            squares += values.T @ values
+        mean = sums / len(mine)
+        gram += squares - len(mine) * np.outer(mean, mean)
+        total += len(mine)
+    if total == 0:
+        msg = f"{store.path} has no training control cells to learn gene features from."
+        raise DataError(msg)
+    scale = np.sqrt(np.diag(gram))
+    silent = scale < 1e-9 * np.sqrt(total)
+    scale[silent] = np.inf
+    values_, vectors = np.linalg.eigh(gram / np.outer(scale, scale))
+    keep = np.argsort(values_)[::-1][: min(dims, genes)]
+    features = vectors[:, keep] * np.sqrt(np.maximum(values_[keep], 0))
+    features *= np.sign(features.sum(0, keepdims=True) + 1e-300)
+    features[silent] = np.nan
+    return features.astype(np.float32)
+
+
+def read_table(path: Path | str, store: CellStore) -> NDArray[np.float32]:
+    """Return features (G, F) from a user's table: a gene column (symbol or id), then numbers.
+
+    Raises
+    ------
+    DataError
+        The table is missing, has duplicate genes, NaN, no numbers, or none of the panel's genes.
+    """
+    import csv
+
+    path = Path(path)
+    if not path.is_file():
+        msg = f"gene feature table {path} does not exist (flow.features)."
+        raise DataError(msg)
+    with path.open(newline="") as handle:
+        sample = handle.readline()
+        handle.seek(0)
+        rows = list(csv.reader(handle, delimiter="\t" if "\t" in sample else ","))
+    width = len(rows[0]) - 1
+    if width < 1 or len(rows) < 2:
+        msg = f"gene feature table {path} needs a header, a gene column and at least one number per gene."
+        raise DataError(msg)
+    table: dict[str, list[float]] = {}
+    for line, row in enumerate(rows[1:], start=2):
+        try:
+            values = [float(v) for v in row[1:]]
+        except ValueError:
+            values = []
+        if len(values) != width or not np.isfinite(values).all():
+            msg = f"gene feature table {path}, line {line} ('{row[0]}'): expected {width} finite numbers."
+            raise DataError(msg)
+        if row[0] in table:
+            msg = f"gene feature table {path} has '{row[0]}' twice (line {line}); keep one row per gene."
+            raise DataError(msg)
+        table[row[0]] = values
+    v = store.vocabulary
+    out = np.full((len(v.gene_ids), width), np.nan, dtype=np.float32)
+    for i, (gene_id, gene) in enumerate(zip(v.gene_ids, v.genes, strict=True)):
+        found = table.get(gene_id, table.get(gene))
+        if found is not None:
+            out[i] = found
+    if np.isnan(out).all():
+        first = rows[1][0]
+        msg = (
+            f"gene feature table {path} has none of the {len(v.genes)} panel genes: its first gene is "
+            f"'{first}', the panel's are like '{v.genes[0]}' or '{v.gene_ids[0]}'{suggest(first, v.genes)}."
+        )
+        raise DataError(msg)
+    mean, sd = np.nanmean(out, 0), np.nanstd(out, 0)
+    return np.asarray((out - mean) / np.where(sd > 0, sd, 1), dtype=np.float32)

@@ -1,0 +1,223 @@
+"""The transformer VAE: counts -> latent tokens -> negative-binomial counts.
+
+A cell is a set of gene-count tokens. An MCAB pools them into L learned latent tokens (invariant to
+gene order), self-attention blocks refine them, a projection gives the latent z (B, L, D). The
+decoder un-pools with gene embeddings as queries (equivariant), one table shared with the encoder.
+After scLDM (arXiv 2511.02986); sizes and counts in ``VAE_SIZES``. Shapes: B cells, G genes,
+L latent tokens, D latent width, E width.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from knockscreen.nn.blocks import Block, CrossAttentionBlock, layer_norm
+from knockscreen.nn.likelihood import nb_log_prob
+
+BINS = 10
+BIN_HIDDEN = 64
+
+
+@dataclass(frozen=True)
+class VaeSize:
+    """The numbers that make a named size."""
+
+    width: int
+    layers: int
+    self_heads: int
+    cross_heads: int
+    latent_tokens: int
+    latent_dim: int
+
+
+VAE_SIZES = {
+    "tiny": VaeSize(32, 1, 2, 2, 8, 8),
+    "small": VaeSize(64, 2, 4, 4, 16, 16),
+    "base": VaeSize(128, 4, 4, 4, 64, 16),
+    "cd4": VaeSize(256, 8, 4, 4, 256, 16),
+}
+
+
+@dataclass(frozen=True)
+class VaeSettings:
+    """What the network is; enough, with the gene order, to rebuild it."""
+
+    size: VaeSize
+    input: str = "softbin"
+    dispersion: str = "shared"
+    library: str = "all"
+    variational: bool = False
+
+
+class Decoded(NamedTuple):
+    """NB parameters of the panel genes."""
+
+    mu: Tensor
+    """(B, G) mean counts."""
+    theta: Tensor
+    """(G,) or (B, G) inverse dispersion."""
+
+
+class SoftBin(nn.Module):
+    """A count as a soft mixture of ten learned vectors: ``softmax(W2 SiLU(W1 x + b1) + b2) @ bins``."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(1, BIN_HIDDEN)
+        self.outer = nn.Linear(BIN_HIDDEN, BINS)
+        self.bins = nn.Parameter(torch.randn(BINS, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map counts (..., 1) to (..., E)."""
+        weights = torch.softmax(self.outer(F.silu(self.inner(x))), dim=-1)  # (..., 10)
+        return weights @ self.bins
+
+
+class TransformerVAE(nn.Module):
+    """Counts in, latent tokens, NB parameters out.
+
+    Row 0 of the gene table is the mask token of the reference; here it stands for "every other
+    gene", so that library sizes over all genes keep their meaning on a panel.
+    """
+
+    def __init__(self, genes: int, settings: VaeSettings) -> None:
+        super().__init__()
+        size = settings.size
+        if size.width % size.self_heads or size.width % size.cross_heads:
+            msg = f"width {size.width} is not a multiple of the heads {size.self_heads}, {size.cross_heads}"
+            raise ValueError(msg)
+        self.genes = genes
+        self.settings = settings
+        width, dim = size.width, size.latent_dim
+        self.gene_table = nn.Embedding(genes + 1, width)
+        if settings.input == "softbin":
+            self.count_input: nn.Module | None = SoftBin(width)
+        elif settings.input == "log1p":
+            self.count_input = None
+        else:
+            msg = f"vae input '{settings.input}' is neither softbin nor log1p"
+            raise ValueError(msg)
+        self.inducing = nn.Parameter(torch.randn(size.latent_tokens, width))
+        self.pool = CrossAttentionBlock(width, size.cross_heads)
+        self.encoder = nn.ModuleList(Block(width, size.self_heads) for _ in range(size.layers))
+        self.to_latent = nn.Linear(width, dim, bias=False)
+        self.to_log_variance = nn.Linear(width, dim) if settings.variational else None
+        self.latent_norm = layer_norm(dim, affine=False)
+        self.from_latent = nn.Linear(dim, width, bias=False)
+        self.decoder = nn.ModuleList(Block(width, size.self_heads) for _ in range(size.layers))
+        self.unpool = CrossAttentionBlock(width, size.cross_heads)
+        shared = settings.dispersion == "shared"
+        self.head = nn.Linear(width, 1 if shared else 2)
+        self.log_theta = nn.Embedding(genes + 1, 1) if shared else None
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.gene_table.weight, std=0.5)
+        nn.init.normal_(self.inducing, std=1.0)
+        if self.log_theta is not None:
+            nn.init.ones_(self.log_theta.weight)
+        if self.to_log_variance is not None:
+            nn.init.constant_(self.to_log_variance.bias, -4.0)
+
+    @torch.no_grad()
+    def start_from_means(self, shares: Tensor) -> None:
+        """Turn the gene table so that the untrained head predicts ``shares`` (G + 1,), rest first."""
+        direction = self.head.weight[0]
+        wanted = torch.log(shares.clamp_min(1e-7))
+        wanted = wanted - wanted.mean()
+        now = self.gene_table.weight @ direction
+        self.gene_table.weight += torch.outer(wanted - now, direction) / direction.square().sum()
+
+    def tokens(self, counts: Tensor, gene_index: Tensor | None = None) -> Tensor:
+        """Return gene-count tokens (B, G, E) for counts (B, G) of the genes ``gene_index`` (G,), from 1."""
+        table = self.gene_table.weight[1:] if gene_index is None else self.gene_table(gene_index)
+        if self.count_input is None:
+            return table[None] * torch.log1p(counts)[..., None]  # (B, G, E)
+        added: Tensor = self.count_input(counts[..., None])
+        return table[None] + added
+
+    def encode(
+        self, counts: Tensor, gene_index: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the latent mean (B, L, D), and its log variance for a variational model.
+
+        Parameters
+        ----------
+        counts
+            (B, G) raw counts.
+        gene_index
+            (G,) row of each column in the gene table; default: the panel in order, 1..G.
+        """
+        x = self.pool(self.inducing, self.tokens(counts, gene_index))  # (B, L, E)
+        for block in self.encoder:
+            x = block(x)
+        mean = self.latent_norm(self.to_latent(x))  # (B, L, D)
+        if self.to_log_variance is None:
+            return mean, None
+        return mean, self.to_log_variance(x).clamp(-12, 4)
+
+    def decode(self, z: Tensor, library_size: Tensor, gene_index: Tensor | None = None) -> Decoded:
+        """Return NB parameters for latents z (B, L, D) at library sizes (B,).
+
+        The mean of gene g is ``library_size * softmax(logits)_g``, over the panel and, where the
+        library is counted over all genes, the token that stands for the rest.
+        """
+        x = self.from_latent(self.latent_norm(z))  # (B, L, E)
+        for block in self.decoder:
+            x = block(x)
+        first = 0 if self.settings.library == "all" else 1
+        if gene_index is None:
+            index = torch.arange(first, self.genes + 1, device=z.device)
+        else:
+            rest = gene_index.new_zeros(1 - first)
+            index = torch.cat([rest, gene_index])
+        out = self.head(self.unpool(self.gene_table(index), x))  # (B, G', 1 or 2)
+        share = torch.softmax(out[..., 0].float(), dim=-1)[:, 1 - first :]  # (B, G)
+        if self.log_theta is not None:
+            theta = self.log_theta(index[1 - first :])[:, 0].float().exp()  # (G,)
+        else:
+            theta = out[:, 1 - first :, 1].float().clamp(-6, 8).exp()  # (B, G)
+        return Decoded(share * library_size[:, None], theta)
+
+    def loss(
+        self,
+        counts: Tensor,
+        target: Tensor,
+        library_size: Tensor,
+        kl_weight: float,
+        noise: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the mean over cells of the NB negative log-likelihood and of the KL term.
+
+        Parameters
+        ----------
+        counts, target
+            (B, G) counts shown to the encoder and counts to predict (the same without thinning).
+        library_size
+            (B,) library size of ``target``.
+        noise
+            (B, L, D) standard normal for the variational model.
+        """
+        mean, log_variance = self.encode(counts)
+        z = mean
+        kl = mean.new_zeros(())
+        if log_variance is not None:
+            if noise is not None:
+                z = mean + noise * (0.5 * log_variance).exp()
+            kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum((1, 2)).mean()
+        decoded = self.decode(z, library_size)
+        nll = -nb_log_prob(target, decoded.mu, decoded.theta).sum(1).mean()
+        return {"loss": nll + kl_weight * kl, "nll": nll, "kl": kl}
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of parameters, frozen ones included."""
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,314 @@
+"""Generated cells: every candidate in every context, paired with control by common random numbers.
+
+The noise and the library size of draw r in context c are functions of (run seed, context, draw)
+alone, the same for every knock-down and for control, so that a pair differs by the knock-down and
+by nothing else. Shards and their order cannot matter: no random number knows of them.
+Shapes: R draws, C contexts, G genes, B blocks of draws.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from knockscreen import flow
+from knockscreen.errors import DataError, UnknownNameError, suggest
+from knockscreen.models.vae import Decoded, TransformerVAE
+from knockscreen.models.velocity import UNSEEN, Condition
+from knockscreen.names import CP10K, NTC
+from knockscreen.nn.likelihood import detection_rate, expected_log1p, nb_sample
+from knockscreen.training.flow import FlowModel
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance weights; 1 is no guidance."""
+
+    strategy: str = "nested"
+    context: float = 1.0
+    perturbation: float = 1.0
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How cells are generated."""
+
+    seed: int
+    draws: int
+    blocks: int
+    solver: str
+    steps: int
+    guidance: Guidance
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """A candidate as the model knows it: a learned code, or the features of an unseen gene."""
+
+    code: int
+    """Code of a trained target (0: control), or ``UNSEEN``."""
+    features: Tensor | None
+    """(F,)"""
+    coordinates: Array
+    """(C, K) low-rank effect."""
+
+
+def draw_generator(seed: int, context: str, draw: int) -> np.random.Generator:
+    """Return the random stream of one draw, a function of (run seed, context, draw)."""
+    name = int.from_bytes(hashlib.sha256(context.encode()).digest()[:8], "big")
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, name, draw])))
+
+
+class Sampler:
+    """Generates latents and NB parameters for a target in a context."""
+
+    def __init__(self, vae: TransformerVAE, model: FlowModel, settings: SamplerSettings) -> None:
+        self.vae = vae
+        self.model = model
+        self.settings = settings
+        self.device = next(vae.parameters()).device
+        self.mean = model.latent_mean.to(self.device)
+        self.scale = model.latent_scale.to(self.device)
+        self.basis: Tensor | None = None
+        if model.effect is not None:
+            self.basis = torch.from_numpy(model.effect.basis).float().to(self.device)
+        self.gene_row = {g: i for i, g in enumerate(model.vocabulary.gene_ids)}
+
+    def target(self, gene_id: str) -> Target:
+        """Return how the model knows a target, by Ensembl id (or the control label).
+
+        Raises
+        ------
+        UnknownNameError
+            The gene was not trained and has no features: it is not on the panel.
+        """
+        model = self.model
+        contexts = len(model.vocabulary.contexts)
+        code = model.vocabulary.target_code(gene_id)
+        features = None
+        if model.features is not None:
+            features = torch.zeros(model.features.shape[1])
+            row = self.gene_row.get(gene_id)
+            if row is not None and bool(torch.isfinite(model.features[row]).all()) and code != 0:
+                features = model.features[row]
+        rank = 1 if model.effect is None else len(model.effect.basis)
+        zero = np.zeros((contexts, rank), dtype=np.float32)
+        if code == 0:
+            return Target(0, features, zero)
+        if code > 0 and model.trained[code]:
+            if model.effect is not None:
+                zero = model.effect.coordinates[code].astype(np.float32)
+            return Target(code, features, zero)
+        if not self.has_features(gene_id):
+            msg = (
+                f"'{gene_id}' was never knocked down in training and has no features on the panel, "
+                f"so nothing can be predicted for it{suggest(gene_id, self.gene_row)}."
+            )
+            raise UnknownNameError(msg)
+        if model.effect is not None and features is not None:
+            zero = model.effect.predict(features.double().numpy()[None])[0].astype(np.float32)
+        return Target(UNSEEN, features, zero)
+
+    def has_features(self, gene_id: str) -> bool:
+        """Return whether an unseen gene can be predicted."""
+        row = self.gene_row.get(gene_id)
+        features = self.model.features
+        return features is not None and row is not None and bool(torch.isfinite(features[row]).all())
+
+    def noise(self, context: str, draws: range) -> tuple[Tensor, Tensor]:
+        """Return the noise (R, L, D) and the library sizes (R,) of some draws of a context."""
+        if context not in self.model.library_size_log:
+            known = self.model.library_size_log
+            msg = f"no library sizes for context '{context}'{suggest(context, known)}."
+            raise UnknownNameError(msg)
+        mu, sd = self.model.library_size_log[context]
+        shape = (self.model.net.settings.latent_tokens, self.model.net.settings.latent_dim)
+        noise = np.empty((len(draws), *shape), dtype=np.float32)
+        library = np.empty(len(draws), dtype=np.float32)
+        for i, draw in enumerate(draws):
+            rng = draw_generator(self.settings.seed, context, draw)
+            library[i] = np.exp(mu + sd * rng.standard_normal())
+            noise[i] = rng.standard_normal(shape, dtype=np.float32)
+        return torch.from_numpy(noise).to(self.device), torch.from_numpy(library).to(self.device)
+
+    def velocity(self, condition: Condition) -> flow.Velocity:
+        """Return the guided velocity of some rows."""
+        net = self.model.net
+        null_contexts = torch.tensor(net.settings.levels, device=self.device).expand_as(
+            condition.contexts
+        )
+        null_target = torch.full_like(condition.target, net.null_target())
+        none = None if condition.features is None else torch.zeros_like(condition.features)
+
+        def under(contexts: Tensor, target: Tensor, features: Tensor | None) -> flow.Velocity:
+            c = Condition(contexts, target, features)
+            return lambda x, t: net(x, t, c)
+
+        full = under(condition.contexts, condition.target, condition.features)
+        g = self.settings.guidance
+        null = under(null_contexts, null_target, none)
+        context = under(condition.contexts, null_target, none)
+        if g.strategy == "nested":
+            return flow.guide_nested(
+                null, context, full, w_context=g.context, w_perturbation=g.perturbation
+            )
+        if g.strategy == "joint":
+            return flow.guide_joint(null, full, weight=g.perturbation)
+        alone = under(null_contexts, condition.target, condition.features)
+        return flow.guide_additive(
+            null, context, alone, w_context=g.context, w_perturbation=g.perturbation
+        )
+
+    @torch.no_grad()
+    def latents(self, target: Target, contexts: list[str], noise: Tensor) -> Tensor:
+        """Return latents (n, L, D) of one target, row i in ``contexts[i]`` from ``noise[i]``."""
+        v = self.model.vocabulary
+        codes = np.stack([v.context_codes(name) for name in contexts])
+        index = np.array([v.contexts.index(name) for name in contexts])
+        n = len(contexts)
+        features = None
+        if target.features is not None:
+            features = target.features.to(self.device).expand(n, -1)
+        condition = Condition(
+            torch.from_numpy(codes).to(self.device),
+            torch.full((n,), target.code, device=self.device),
+            features,
+        )
+        solve = flow.SOLVERS[self.settings.solver]
+        pieces = []
+        for start in range(0, n, self.settings.batch_size):
+            rows = slice(start, start + self.settings.batch_size)
+            pieces.append(
+                solve(self.velocity(condition.rows(rows)), noise[rows], self.settings.steps)
+            )
+        x = torch.cat(pieces)
+        if self.basis is not None:
+            coordinates = torch.from_numpy(target.coordinates[index]).to(self.device)
+            weight = self.settings.guidance.perturbation
+            x = x + weight * (coordinates @ self.basis).view_as(x)
+        return x * self.scale + self.mean
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, library: Tensor) -> Decoded:
+        """Return NB parameters (n, G) of latents at library sizes (n,), in batches."""
+        batch = self.settings.batch_size
+        parts = [
+            self.vae.decode(z[i : i + batch], library[i : i + batch]) for i in range(0, len(z), batch)
+        ]
+        mu = torch.cat([p.mu for p in parts])
+        theta = parts[0].theta if parts[0].theta.dim() == 1 else torch.cat([p.theta for p in parts])
+        return Decoded(mu, theta)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """All draws of one target in all contexts, as expectations over the counts of each cell."""
+
+    log1p: Array
+    """(C, R, G) expected log1p CP10k of each draw's cell."""
+    mean_count: Array
+    """(C, G)"""
+    var_log1p: Array
+    """(C, G) variance over cells of log1p CP10k of sampled counts."""
+    detection: Array
+    """(C, G)"""
+
+
+class Screen:
+    """The draws of every target in fixed contexts; noise is made once and shared by all targets."""
+
+    def __init__(self, sampler: Sampler, contexts: list[str]) -> None:
+        self.sampler = sampler
+        self.contexts = contexts
+        self.draws = sampler.settings.draws
+        parts = [sampler.noise(name, range(self.draws)) for name in contexts]
+        self.noise = torch.cat([p[0] for p in parts])  # (C R, L, D)
+        self.library = torch.cat([p[1] for p in parts])  # (C R,)
+        self.rows = [name for name in contexts for _ in range(self.draws)]
+
+    @torch.no_grad()
+    def generate(self, gene_id: str) -> Draws:
+        """Return the draws of one target (or of the control) in every context."""
+        s = self.sampler
+        z = s.latents(s.target(gene_id), self.rows, self.noise)
+        mu, theta = s.decode(z, self.library)
+        scale = CP10K / self.library[:, None]
+        shape = (len(self.contexts), self.draws, -1)
+        mean = expected_log1p(mu, theta, scale)
+        generator = torch.Generator(device=mu.device).manual_seed(s.settings.seed)
+        sampled = torch.log1p(nb_sample(mu, theta, generator) * scale)
+        between = sampled.view(shape)
+        return Draws(
+            log1p=_array(mean.view(shape)),
+            mean_count=_array(mu.view(shape).mean(1)),
+            var_log1p=_array(between.var(1, unbiased=True) if self.draws > 1 else between[:, 0] * 0),
+            detection=_array(detection_rate(mu, theta).view(shape).mean(1)),
+        )
+
+    def blocks(self) -> NDArray[np.int64]:
+        """Return the block (R,) of each draw."""
+        return np.arange(self.draws) * self.sampler.settings.blocks // self.draws
+
+
+def _array(x: Tensor) -> Array:
+    return np.asarray(x.float().cpu().numpy(), dtype=np.float32)
+
+
+def block_means(values: Array, blocks: NDArray[np.int64]) -> Array:
+    """Return means (B, C, G) of values (C, R, G) over the draws of each block."""
+    return np.stack([values[:, blocks == b].mean(1) for b in range(int(blocks.max()) + 1)])
+
+
+def control_statistics(screen: Screen) -> dict[str, Array]:
+    """Return the control's statistics, its draws among them for pairing: names as in the shard files."""
+    draws = screen.generate(NTC)
+    return {
+        "mean_count": draws.mean_count,
+        "mean_log1p": draws.log1p.mean(1),
+        "var_log1p": draws.var_log1p,
+        "detection": draws.detection,
+        "block_log1p": block_means(draws.log1p, screen.blocks()),
+        "draw_log1p": draws.log1p,
+    }
+
+
+def shard_statistics(
+    screen: Screen, gene_ids: list[str], control_draws: Array
+) -> Iterator[dict[str, Array]]:
+    """Yield the statistics of each target, (C, G) each and (B, C, G) for the blocks.
+
+    ``delta`` is the paired difference, target minus control, of the same draw.
+
+    Raises
+    ------
+    DataError
+        The control was generated with other contexts, draws or genes.
+    """
+    expected = (len(screen.contexts), screen.draws, len(screen.sampler.gene_row))
+    if control_draws.shape != expected:
+        msg = (
+            f"the control holds (contexts, draws, genes) {control_draws.shape}, the screen wants "
+            f"{expected}; generate the control again."
+        )
+        raise DataError(msg)
+    blocks = screen.blocks()
+    for gene_id in gene_ids:
+        draws = screen.generate(gene_id)
+        delta = draws.log1p - control_draws  # (C, R, G)
+        ddof = 1 if screen.draws > 1 else 0
+        yield {
+            "mean_count": draws.mean_count,
+            "mean_log1p": draws.log1p.mean(1),
+            "var_log1p": draws.var_log1p,
+            "detection": draws.detection,
+            "delta_mean": delta.mean(1),
+            "delta_var": delta.var(1, ddof=ddof),
+            "block_delta": block_means(delta, blocks),
+        }
