@@ -5,17 +5,33 @@
 """
 
 import json
+import os
+import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from knockscreen.errors import ConfigError, suggest
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
+
+DATA_FOLDER = "../shared/data"
+"""What ``${KNOCKSCREEN_DATA}`` stands for where the environment does not say."""
+
+
+def expand_path(path: str) -> str:
+    """Return ``path`` with ``${NAME}`` replaced by that environment variable, where it is set."""
+    values = {"KNOCKSCREEN_DATA": DATA_FOLDER, **os.environ}
+    return re.sub(r"\$\{(\w+)\}", lambda found: values.get(found[1], found[0]), path)
+
+
+InputPath = Annotated[str, AfterValidator(expand_path)]
+"""A path such as ``${KNOCKSCREEN_DATA}/counts/x.h5ad``, filled in when it is read."""
 
 
 class Section(BaseModel):
@@ -31,10 +47,10 @@ class Columns(Section):
     target_gene_id: str | None = Field(None, description="obs: Ensembl id of the targeted gene")
     guide_id: str | None = Field(None, description="obs: the guide, or 'multi-guide'")
     guide_umis: str | None = Field(None, description="obs: UMIs of the top guide")
-    replicate: str | None = Field(None, description="obs: replicate for measured effects (donor, well, batch)")
+    replicate: str | None = Field(None, description="obs: replicate (donor, well, batch)")
     low_quality: str | None = Field(None, description="obs: boolean flag of low-quality cells")
-    pct_mt: str | None = Field(None, description="obs: mitochondrial share in percent; else from MT- genes")
-    library_size: str | None = Field(None, description="obs: counts over all genes; else the row sum")
+    pct_mt: str | None = Field(None, description="obs: mitochondrial percent; else from MT- genes")
+    library_size: str | None = Field(None, description="obs: counts over all genes; else row sum")
     gene_symbol: str | None = Field(None, description="var: gene symbol; else the var index")
     gene_id: str | None = Field(None, description="var: Ensembl id; else the var index")
 
@@ -42,13 +58,17 @@ class Columns(Section):
 class DataConfig(Section):
     """The counts to read."""
 
-    files: list[str] = Field(description="h5ad files with raw counts; empty: the simulated screen")
+    files: list[InputPath] = Field(
+        description="h5ad files with raw counts; may be empty if simulated"
+    )
     preset: Literal["zhu2025", "scldm_cd4", "generic"] = Field(description="column names to expect")
     layer: str | None = Field(description="layer with raw counts; null: X")
     columns: Columns = Field(description="overrides of the preset's columns")
     contexts: dict[str, str] = Field(description="context factor -> obs column")
     control_labels: list[str] = Field(description="labels of control cells in the target column")
-    where: dict[str, list[str]] = Field(description="keep only cells whose obs column has one of these values")
+    where: dict[str, list[str]] = Field(
+        description="keep only cells whose obs column has one of these values"
+    )
 
 
 class SimulateConfig(Section):
@@ -56,7 +76,7 @@ class SimulateConfig(Section):
 
     enabled: bool = Field(description="simulate the input instead of reading data.files")
     mode: Literal["network", "anchored", "null"] = Field(
-        description="network: a regulatory network; anchored: real baseline and effects; null: no effects"
+        description="network of regulators; anchored in real tables; null: no effects"
     )
     seed: NonNegative = Field(description="seed of the simulated world and its cells")
     cells: Positive = Field(description="cells before QC")
@@ -68,8 +88,12 @@ class SimulateConfig(Section):
     donors: list[str] = Field(description="donor names")
     times: list[str] = Field(description="culture conditions")
     library_size: Positive = Field(description="median counts per cell")
-    baseline: str | None = Field(description="anchored: h5ad or CSV (response_id, relative_expression, expression_size)")
-    effects: str | None = Field(description="anchored: CSV of target, gene, log_fc (natural log)")
+    baseline: InputPath | None = Field(
+        description="anchored: h5ad or CSV (response_id, relative_expression, expression_size)"
+    )
+    effects: InputPath | None = Field(
+        description="anchored: CSV of target, gene, log_fc (natural log)"
+    )
 
 
 class QcConfig(Section):
@@ -80,10 +104,14 @@ class QcConfig(Section):
     max_pct_mt: float = Field(ge=0, le=100, description="most mitochondrial counts, percent")
     drop_low_quality: bool = Field(description="drop cells flagged low_quality in the input")
     min_guide_umis: NonNegative = Field(description="least UMIs of the top guide, where known")
-    knockdown_test: bool = Field(description="drop guides without a measurable knock-down; off for knock-outs")
-    knockdown_fdr: Fraction = Field(description="FDR of Welch's t-test of the target's expression against controls")
-    knockdown_min_cells: Positive = Field(description="guides with fewer cells are kept, not judged")
-    knockdown_min_expression: float = Field(ge=0, description="targets with a lower control mean count are kept, not judged")
+    knockdown_test: bool = Field(description="drop guides that do not lower their target")
+    knockdown_fdr: Fraction = Field(
+        description="FDR of Welch's t-test of the target's expression against controls"
+    )
+    knockdown_min_cells: Positive = Field(description="fewer cells: kept, not judged")
+    knockdown_min_expression: float = Field(
+        ge=0, description="targets with a lower control mean count are kept, not judged"
+    )
     min_cells: Positive = Field(description="least cells per target and context")
     min_control_cells: Positive = Field(description="least control cells per context")
 
@@ -95,7 +123,7 @@ class PanelConfig(Section):
     batch: list[str] = Field(description="context factors within which variability is judged")
     programs: bool = Field(description="add the genes of the programs")
     targets: bool = Field(description="add the targeted genes")
-    min_cells: NonNegative = Field(description="genes detected in fewer cells are not highly variable")
+    min_cells: NonNegative = Field(description="cells in which a variable gene is detected")
 
 
 class HeldOutContext(Section):
@@ -111,17 +139,19 @@ class SplitsConfig(Section):
     seed: NonNegative = Field(description="seed of the random splits")
     validation: Fraction = Field(description="share of cells for early stopping")
     test: Fraction = Field(description="share of cells never seen before evaluation")
-    held_out_targets: list[str] = Field(description="targets never seen in training, by symbol or id")
-    random_held_out_targets: NonNegative = Field(description="further held-out targets, drawn by seed")
+    held_out_targets: list[str] = Field(description="targets kept out of training")
+    random_held_out_targets: NonNegative = Field(description="further such targets, by seed")
     held_out_contexts: list[HeldOutContext] = Field(description="target x context pairs never seen")
 
 
 class ProgramsConfig(Section):
     """Gene programs to rank toward."""
 
-    file: str = Field(description="TSV: program, gene, weight, source")
+    file: InputPath = Field(description="TSV: program, gene, weight, source")
     names: list[str] = Field(description="programs to use; empty: all in the file")
-    min_genes: Positive = Field(description="programs with fewer genes on the panel are left out, and listed")
+    min_genes: Positive = Field(
+        description="programs with fewer genes on the panel are left out, and listed"
+    )
 
 
 class TrainingConfig(Section):
@@ -129,15 +159,17 @@ class TrainingConfig(Section):
 
     steps: Positive = Field(description="optimiser steps at most")
     batch_size: Positive = Field(description="cells per step")
-    learning_rate: float = Field(gt=0, description="peak learning rate, whatever the number of devices")
-    warmup: Fraction = Field(description="share of steps with rising learning rate; cosine decay after")
+    learning_rate: float = Field(gt=0, description="peak, whatever the number of devices")
+    warmup: Fraction = Field(description="share of steps with rising rate; cosine decay after")
     weight_decay: float = Field(ge=0, description="AdamW weight decay")
     betas: tuple[float, float] = Field(description="AdamW betas")
     clip: float = Field(gt=0, description="largest gradient norm")
-    ema_decay: float = Field(ge=0, lt=1, description="decay of the averaged weights, which are the ones used")
+    ema_decay: float = Field(ge=0, lt=1, description="decay of the averaged weights, those used")
     validate_every: Positive = Field(description="steps between validations (and resume points)")
     patience: Positive = Field(description="validations without improvement before stopping")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(description="auto: bfloat16 on a GPU, float32 on a CPU")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        description="auto: bfloat16 on a GPU, float32 on a CPU"
+    )
     workers: NonNegative = Field(description="torch threads; 0: as many as the job has")
 
 
@@ -146,11 +178,17 @@ class VaeConfig(Section):
 
     size: Literal["tiny", "small", "base", "cd4"] = Field(description="named size")
     input: Literal["softbin", "log1p"] = Field(description="how a count enters its token")
-    dispersion: Literal["shared", "cell"] = Field(description="NB inverse dispersion per gene, or per gene and cell")
-    library: Literal["all", "panel"] = Field(description="library size over all genes (rest as one token), or the panel")
+    dispersion: Literal["shared", "cell"] = Field(
+        description="NB inverse dispersion per gene, or per gene and cell"
+    )
+    library: Literal["all", "panel"] = Field(
+        description="library size over all genes (rest as one token), or the panel"
+    )
     kl_weight: float = Field(ge=0, description="beta of the beta-VAE; 0: deterministic autoencoder")
-    thinning: Fraction = Field(description="binomial share of counts hidden from the encoder and predicted; 0: off")
-    init_from: str | None = Field(description="checkpoint (.safetensors) to start from")
+    thinning: Fraction = Field(
+        description="share of counts hidden from the encoder, predicted; 0: off"
+    )
+    init_from: InputPath | None = Field(description="checkpoint (.safetensors) to start from")
     training: TrainingConfig
 
 
@@ -158,13 +196,21 @@ class FlowConfig(Section):
     """Diffusion Transformer trained by flow matching."""
 
     size: Literal["tiny", "small", "base", "cd4"] = Field(description="named size")
-    condition_dropout: Fraction = Field(description="share of rows in which a condition is dropped, drawn for each condition")
-    target_dropout: Fraction = Field(description="share of rows whose target embedding is dropped, so that the feature path is trained")
-    features: Literal["none", "coexpression"] | str = Field(description="gene features of the perturbation: none, coexpression, or a table (gene, v1, v2, ...)")
+    condition_dropout: Fraction = Field(
+        description="share of rows without a condition, drawn for each"
+    )
+    target_dropout: Fraction = Field(
+        description="share of rows without target embedding: trains the features"
+    )
+    features: Literal["none", "coexpression"] | InputPath = Field(
+        description="of the targets: none, coexpression, or a table (gene, v1, ...)"
+    )
     feature_dims: Positive = Field(description="components kept of co-expression features")
-    effect_shift: Literal["none", "low_rank"] = Field(description="low_rank: the flow learns what a low-rank effect in latent space leaves over")
+    effect_shift: Literal["none", "low_rank"] = Field(
+        description="low_rank: the flow learns what a low-rank effect in latent space leaves over"
+    )
     effect_rank: Positive = Field(description="components of the low-rank effect")
-    init_from: str | None = Field(description="checkpoint (.safetensors) to start from")
+    init_from: InputPath | None = Field(description="checkpoint (.safetensors) to start from")
     training: TrainingConfig
 
 
@@ -172,7 +218,7 @@ class GuidanceConfig(Section):
     """Classifier-free guidance; weight 1 is none."""
 
     strategy: Literal["nested", "joint", "additive"] = Field(
-        description="nested: context, then the knock-down given it; joint: all at once; additive: each alone"
+        description="nested: context, then knock-down; joint: at once; additive: alone"
     )
     context: float = Field(ge=0, description="weight of the context")
     perturbation: float = Field(ge=0, description="weight of the knock-down")
@@ -181,8 +227,12 @@ class GuidanceConfig(Section):
 class ScreenConfig(Section):
     """Which knock-downs to generate, where, and how."""
 
-    candidates: str = Field(description="all, measured, or a file with one symbol or Ensembl id per line")
-    contexts: list[str] | Literal["all"] = Field(description="all, or a list of factor=level[,factor=level]")
+    candidates: InputPath = Field(
+        description="all, measured, or a file with one symbol or Ensembl id per line"
+    )
+    contexts: list[str] | Literal["all"] = Field(
+        description="all, or a list of factor=level[,factor=level]"
+    )
     draws: Positive = Field(description="generated cells per knock-down and context")
     blocks: Positive = Field(description="groups of draws kept apart for intervals")
     solver: Literal["euler", "midpoint", "heun", "ab2", "dopri5"] = Field(description="ODE solver")
@@ -197,9 +247,9 @@ class ScreenConfig(Section):
 class RankConfig(Section):
     """How scores become rankings."""
 
-    pool_over: list[str] = Field(description="context factors that get a pooled row beside the separate ones")
+    pool_over: list[str] = Field(description="factors with a pooled row beside the separate ones")
     interval: Fraction = Field(description="coverage of the rank interval")
-    resamples: Positive = Field(description="bootstrap resamples of draw blocks for the rank interval")
+    resamples: Positive = Field(description="bootstrap resamples for the rank interval")
 
 
 class ReportConfig(Section):
@@ -215,7 +265,9 @@ class ReportConfig(Section):
 class Config(Section):
     """The whole configuration."""
 
-    run: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="name of the run; results/<run>/")
+    run: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="name of the run; results/<run>/"
+    )
     seed: NonNegative = Field(description="seed of training and sampling")
     data: DataConfig
     simulate: SimulateConfig
@@ -287,7 +339,10 @@ def read_values(source: str) -> dict[str, Any]:
         return dict(json.loads(source))
     path = Path(source)
     if not path.is_file():
-        msg = f"settings file '{source}' does not exist; give a YAML file such as config/config.yaml, or JSON text."
+        msg = (
+            f"settings file '{source}' does not exist;"
+            " give a YAML file such as config/config.yaml, or JSON text."
+        )
         raise ConfigError(msg)
     try:
         values = yaml.safe_load(path.read_text())
@@ -295,7 +350,9 @@ def read_values(source: str) -> dict[str, Any]:
         msg = f"settings file '{source}' is not YAML: {str(error).splitlines()[0]}."
         raise ConfigError(msg) from None
     if not isinstance(values, dict):
-        msg = f"settings file '{source}' holds no mapping; config/config.yaml shows what is expected."
+        msg = (
+            f"settings file '{source}' holds no mapping; config/config.yaml shows what is expected."
+        )
         raise ConfigError(msg)
     return values
 
@@ -320,4 +377,19 @@ def read_stage(model: type[S], source: str) -> S:
     if unknown:
         msg = f"unknown key '{unknown[0]}' in {where}{suggest(unknown[0], Config.model_fields)}."
         raise ConfigError(msg)
-    return validate(model, {k: v for k, v in values.items() if k in model.model_fields}, where=where)
+    return validate(
+        model, {k: v for k, v in values.items() if k in model.model_fields}, where=where
+    )
+
+
+def json_schema() -> str:
+    """Return the JSON schema of the configuration, as kept in ``workflow/schemas``."""
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Config.model_json_schema(),
+    }
+    return json.dumps(schema, indent=2) + "\n"
+
+
+if __name__ == "__main__":  # python -m knockscreen.config > workflow/schemas/config.schema.json
+    sys.stdout.write(json_schema())

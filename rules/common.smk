@@ -1,0 +1,119 @@
+# Functions only: what the rules share. Rules are in the other files of this folder.
+from pathlib import Path
+
+from knockscreen import stages
+from knockscreen.config import Config, expand_path
+from knockscreen.config import validate as check
+from knockscreen.errors import ScreenError
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import validate
+
+
+wildcard_constraints:
+    run=r"[A-Za-z0-9][A-Za-z0-9_.-]*",
+    shard=r"\d+",
+
+
+FIGURES = ["qc", "loss", "cells", "volcano", "ranking", "heatmap", "measured"]
+
+
+def check_config():
+    """Refuse a configuration with an unknown or missing key, in one sentence that names the nearest."""
+    try:
+        check(Config, config, where="the configuration")
+    except ScreenError as error:
+        raise WorkflowError(str(error)) from None
+    validate(config, schema="../workflow/schemas/config.schema.json", set_default=False)
+
+
+check_config()
+
+
+def settings(stage):
+    """The sections of the configuration that a stage reads, as JSON: a rule reruns when they change."""
+    return stages.settings(stage, config)
+
+
+def code(stage):
+    """Digest of a stage's sources, or its version: a rule reruns when it changes."""
+    return stages.code_digest(stage)
+
+
+def existing(path, key):
+    """A file that the configuration names, with ${KNOCKSCREEN_DATA} and other variables filled in."""
+    expanded = expand_path(path)
+    if not Path(expanded).is_file():
+        raise WorkflowError(
+            f"{key} names '{path}', and {expanded} does not exist; correct it in the configuration,"
+            " or set KNOCKSCREEN_DATA to the folder that holds the data."
+        )
+    return expanded
+
+
+def counts(wildcards):
+    """The h5ad files to screen: the simulated ones, or those of the configuration."""
+    if config["simulate"]["enabled"]:
+        return expand(
+            "results/{run}/input/{donor}_{time}.assigned_guide.h5ad",
+            run=wildcards.run,
+            donor=config["simulate"]["donors"],
+            time=config["simulate"]["times"],
+        )
+    if not config["data"]["files"]:
+        raise WorkflowError(
+            "data.files is empty and simulate.enabled is false, so there is nothing to screen;"
+            " name h5ad files under data.files, or set simulate.enabled to true."
+        )
+    return [existing(path, "data.files") for path in config["data"]["files"]]
+
+
+def input_flags(wildcards, input):
+    """The counts as repeated options, `--input a.h5ad --input b.h5ad`."""
+    return [word for path in input.counts for word in ("--input", path)]
+
+
+def simulation_sources(wildcards):
+    """The tables that an anchored simulation starts from."""
+    keys = ["baseline", "effects"] if config["simulate"]["mode"] == "anchored" else []
+    named = {key: config["simulate"][key] for key in keys if config["simulate"][key]}
+    return {key: existing(path, f"simulate.{key}") for key, path in named.items()}
+
+
+def programs_file(wildcards):
+    """The table of gene programs."""
+    return existing(config["programs"]["file"], "programs.file")
+
+
+def vae_start(wildcards):
+    """The checkpoint that the VAE starts from, if any."""
+    start = config["vae"]["init_from"]
+    return [existing(start, "vae.init_from")] if start else []
+
+
+def flow_start(wildcards):
+    """The checkpoint that the flow starts from, if any, and a table of gene features, if one is named."""
+    start, features = config["flow"]["init_from"], config["flow"]["features"]
+    tables = [] if features in ("none", "coexpression") else [existing(features, "flow.features")]
+    return tables + ([existing(start, "flow.init_from")] if start else [])
+
+
+def candidates_file(wildcards):
+    """The list of candidates, where the configuration names one."""
+    listed = config["screen"]["candidates"]
+    return [] if listed in ("all", "measured") else [existing(listed, "screen.candidates")]
+
+
+def all_shards(pattern):
+    """One path per shard of the screen."""
+
+    def paths(wildcards):
+        return expand(pattern, run=wildcards.run, shard=range(config["screen"]["shards"]))
+
+    return paths
+
+
+def final_outputs():
+    """What a complete run leaves: the database and the figures."""
+    run = config["run"]
+    figures = expand("results/{run}/figures/{figure}.svg", run=run, figure=FIGURES)
+    return [f"results/{run}/screen.duckdb", *figures]

@@ -1,0 +1,62 @@
+rule rank:
+    input:
+        store="results/{run}/store/store.json",
+        candidates="results/{run}/screen/candidates.parquet",
+        predicted=all_shards("results/{run}/score/programs/{shard}.parquet"),
+        measured="results/{run}/measured/programs.parquet",
+        programs=programs_file,
+    output:
+        scores="results/{run}/rank/program_scores.parquet",
+        rankings="results/{run}/rank/rankings.parquet",
+    log:
+        "results/{run}/logs/rank.log",
+    benchmark:
+        "results/{run}/benchmarks/rank.tsv"
+    conda:
+        "../envs/knockscreen.yaml"
+    resources:
+        mem_mb=2000,
+    params:
+        store=subpath(input.store, parent=True),
+        predicted="results/{run}/score/programs",
+        folder=subpath(output.rankings, parent=True),
+        settings=settings("rank"),
+        code=code("rank"),
+    shell:
+        "knockscreen rank --programs-dir {params.predicted} --measured {input.measured}"
+        " --candidates {input.candidates} --store {params.store} --output-dir {params.folder}"
+        " --settings {params.settings:q} 2> {log}"
+
+
+rule build_db:
+    input:
+        store="results/{run}/store/store.json",
+        panel="results/{run}/store/panel.parquet",
+        qc="results/{run}/qc/targets.parquet",
+        vae="results/{run}/vae/vae.json",
+        flow="results/{run}/flow/flow.json",
+        plan="results/{run}/screen/plan.json",
+        candidates="results/{run}/screen/candidates.parquet",
+        effects=all_shards("results/{run}/score/effects/{shard}.parquet"),
+        measured="results/{run}/measured/effects.parquet",
+        ceiling="results/{run}/measured/ceiling.parquet",
+        scores="results/{run}/rank/program_scores.parquet",
+        rankings="results/{run}/rank/rankings.parquet",
+        programs=programs_file,
+    output:
+        database="results/{run}/screen.duckdb",
+    log:
+        "results/{run}/logs/build_db.log",
+    benchmark:
+        "results/{run}/benchmarks/build_db.tsv"
+    conda:
+        "../envs/knockscreen.yaml"
+    resources:
+        mem_mb=3000,
+    params:
+        folder=subpath(output.database, parent=True),
+        settings=settings("build_db"),
+        code=code("build_db"),
+    shell:
+        "knockscreen build-db --results-dir {params.folder} --programs {input.programs}"
+        " --output {output.database} --settings {params.settings:q} 2> {log}"

@@ -1,0 +1,52 @@
+rule score:
+    input:
+        store="results/{run}/store/store.json",
+        candidates="results/{run}/screen/candidates.parquet",
+        control="results/{run}/screen/control.npz",
+        shard="results/{run}/screen/shards/{shard}.npz",
+        programs=programs_file,
+    output:
+        effects="results/{run}/score/effects/{shard}.parquet",
+        programs="results/{run}/score/programs/{shard}.parquet",
+    log:
+        "results/{run}/logs/score/{shard}.log",
+    benchmark:
+        "results/{run}/benchmarks/score/{shard}.tsv"
+    conda:
+        "../envs/knockscreen.yaml"
+    resources:
+        mem_mb=2000,
+    params:
+        store=subpath(input.store, parent=True),
+        settings=settings("score"),
+        code=code("score"),
+    shell:
+        "knockscreen score --shard {input.shard} --control {input.control}"
+        " --candidates {input.candidates} --store {params.store} --effects {output.effects}"
+        " --programs-out {output.programs} --settings {params.settings:q} 2> {log}"
+
+
+rule measure:
+    input:
+        store="results/{run}/store/store.json",
+        programs=programs_file,
+    output:
+        effects="results/{run}/measured/effects.parquet",
+        programs="results/{run}/measured/programs.parquet",
+        ceiling="results/{run}/measured/ceiling.parquet",
+    log:
+        "results/{run}/logs/measure.log",
+    benchmark:
+        "results/{run}/benchmarks/measure.tsv"
+    conda:
+        "../envs/knockscreen.yaml"
+    resources:
+        mem_mb=3000,
+    params:
+        store=subpath(input.store, parent=True),
+        folder=subpath(output.effects, parent=True),
+        settings=settings("measure"),
+        code=code("measure"),
+    shell:
+        "knockscreen measure --store {params.store} --output-dir {params.folder}"
+        " --settings {params.settings:q} 2> {log}"

@@ -1,0 +1,99 @@
+rule plan:
+    input:
+        store="results/{run}/store/store.json",
+        flow="results/{run}/flow/flow.safetensors",
+        candidates=candidates_file,
+    output:
+        candidates="results/{run}/screen/candidates.parquet",
+        plan="results/{run}/screen/plan.json",
+    log:
+        "results/{run}/logs/plan.log",
+    conda:
+        "../envs/knockscreen.yaml"
+    resources:
+        mem_mb=2000,
+    params:
+        store=subpath(input.store, parent=True),
+        folder=subpath(output.plan, parent=True),
+        settings=settings("plan"),
+        code=code("plan"),
+    shell:
+        "knockscreen plan --store {params.store} --flow {input.flow} --output-dir {params.folder}"
+        " --settings {params.settings:q} 2> {log}"
+
+
+rule generate_control:
+    input:
+        store="results/{run}/store/store.json",
+        vae="results/{run}/vae/vae.safetensors",
+        flow="results/{run}/flow/flow.safetensors",
+        plan="results/{run}/screen/plan.json",
+    output:
+        control="results/{run}/screen/control.npz",
+    log:
+        "results/{run}/logs/generate_control.log",
+    benchmark:
+        "results/{run}/benchmarks/generate_control.tsv"
+    conda:
+        "../envs/knockscreen.yaml"
+    resources:
+        mem_mb=3000,
+    params:
+        store=subpath(input.store, parent=True),
+        settings=settings("generate"),
+        code=code("generate"),
+    shell:
+        "knockscreen generate-control --vae {input.vae} --flow {input.flow} --store {params.store}"
+        " --plan {input.plan} --output {output.control} --settings {params.settings:q} 2> {log}"
+
+
+rule generate:
+    input:
+        store="results/{run}/store/store.json",
+        vae="results/{run}/vae/vae.safetensors",
+        flow="results/{run}/flow/flow.safetensors",
+        plan="results/{run}/screen/plan.json",
+        candidates="results/{run}/screen/candidates.parquet",
+        control="results/{run}/screen/control.npz",
+    output:
+        shard="results/{run}/screen/shards/{shard}.npz",
+    log:
+        "results/{run}/logs/generate/{shard}.log",
+    benchmark:
+        "results/{run}/benchmarks/generate/{shard}.tsv"
+    conda:
+        "../envs/knockscreen.yaml"
+    resources:
+        mem_mb=3000,
+    params:
+        store=subpath(input.store, parent=True),
+        settings=settings("generate"),
+        code=code("generate"),
+    shell:
+        "knockscreen generate --vae {input.vae} --flow {input.flow} --store {params.store}"
+        " --plan {input.plan} --candidates {input.candidates} --control {input.control}"
+        " --shard {wildcards.shard} --output {output.shard} --settings {params.settings:q} 2> {log}"
+
+
+rule generate_matched:
+    input:
+        store="results/{run}/store/store.json",
+        vae="results/{run}/vae/vae.safetensors",
+        flow="results/{run}/flow/flow.safetensors",
+    output:
+        cells="results/{run}/screen/matched.npz",
+    log:
+        "results/{run}/logs/generate_matched.log",
+    benchmark:
+        "results/{run}/benchmarks/generate_matched.tsv"
+    conda:
+        "../envs/knockscreen.yaml"
+    resources:
+        mem_mb=3000,
+    params:
+        store=subpath(input.store, parent=True),
+        settings=settings("generate_matched"),
+        code=code("generate_matched"),
+    shell:
+        "knockscreen generate-matched --vae {input.vae} --flow {input.flow} --store {params.store}"
+        " --output {output.cells} --settings {params.settings:q} 2> {log}"

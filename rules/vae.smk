@@ -1,0 +1,52 @@
+rule train_vae:
+    input:
+        store="results/{run}/store/store.json",
+        start=vae_start,
+    output:
+        weights="results/{run}/vae/vae.safetensors",
+        card="results/{run}/vae/vae.json",
+        loss="results/{run}/vae/loss.parquet",
+    log:
+        "results/{run}/logs/train_vae.log",
+    benchmark:
+        "results/{run}/benchmarks/train_vae.tsv"
+    conda:
+        "../envs/knockscreen.yaml"
+    threads: 16
+    resources:
+        mem_mb=4000,
+    params:
+        store=subpath(input.store, parent=True),
+        folder=subpath(output.weights, parent=True),
+        resume="results/{run}/resume/vae",  # undeclared on purpose: outlives an interruption
+        settings=settings("train_vae"),
+        code=code("train_vae"),
+    shell:
+        "knockscreen train-vae --store {params.store} --output-dir {params.folder}"
+        " --resume-dir {params.resume} --settings {params.settings:q} 2> {log}"
+
+
+rule encode:
+    input:
+        store="results/{run}/store/store.json",
+        vae="results/{run}/vae/vae.safetensors",
+    output:
+        latents="results/{run}/latents/latents.npy",
+        card="results/{run}/latents/latents.json",
+    log:
+        "results/{run}/logs/encode.log",
+    benchmark:
+        "results/{run}/benchmarks/encode.tsv"
+    conda:
+        "../envs/knockscreen.yaml"
+    threads: 16
+    resources:
+        mem_mb=4000,
+    params:
+        store=subpath(input.store, parent=True),
+        folder=subpath(output.latents, parent=True),
+        settings=settings("encode"),
+        code=code("encode"),
+    shell:
+        "knockscreen encode --store {params.store} --vae {input.vae} --output-dir {params.folder}"
+        " --settings {params.settings:q} 2> {log}"
