@@ -31,7 +31,11 @@ check_config()
 
 def settings(stage):
     """The sections of the configuration that a stage reads, as JSON: a rule reruns when they change."""
-    return stages.settings(stage, config)
+
+    def text(wildcards):  # a function, as Snakemake would take ${NAME} in a plain string for a wildcard
+        return stages.settings(stage, config)
+
+    return text
 
 
 def code(stage):
@@ -93,21 +97,29 @@ def vae_start(wildcards):
 def flow_start(wildcards):
     """The checkpoint that the flow starts from, if any, and a table of gene features, if one is named."""
     start, features = config["flow"]["init_from"], config["flow"]["features"]
-    tables = [] if features in ("none", "coexpression") else [existing(features, "flow.features")]
+    tables = (
+        []
+        if features in ("none", "coexpression")
+        else [existing(features, "flow.features")]
+    )
     return tables + ([existing(start, "flow.init_from")] if start else [])
 
 
 def candidates_file(wildcards):
     """The list of candidates, where the configuration names one."""
     listed = config["screen"]["candidates"]
-    return [] if listed in ("all", "measured") else [existing(listed, "screen.candidates")]
+    return (
+        [] if listed in ("all", "measured") else [existing(listed, "screen.candidates")]
+    )
 
 
 def all_shards(pattern):
     """One path per shard of the screen."""
 
     def paths(wildcards):
-        return expand(pattern, run=wildcards.run, shard=range(config["screen"]["shards"]))
+        return expand(
+            pattern, run=wildcards.run, shard=range(config["screen"]["shards"])
+        )
 
     return paths
 
