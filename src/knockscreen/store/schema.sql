@@ -1,0 +1,288 @@
+-- The ranking database of one run. Missing is NULL, never 0. No indexes: sort order is the index.
+-- Signs: perturbed minus control; a positive program score moves cells toward the program.
+-- Effects use small integer keys (tables *_by_*); the views of the same data carry the names.
+
+create table runs (
+    run varchar, created timestamp, schema_version integer, knockscreen_version varchar,
+    seed bigint, simulated boolean, n_cells bigint, n_genes integer, n_targets integer,
+    n_contexts integer, draws integer, store_digest varchar, config varchar, versions varchar
+);
+comment on table runs is 'The run this database was built from: one row';
+comment on column runs.run is 'name of the run, as in results/<run>';
+comment on column runs.created is 'when this database was built, UTC';
+comment on column runs.schema_version is 'version of this schema; readers refuse another one';
+comment on column runs.knockscreen_version is 'version of the package that built the database';
+comment on column runs.seed is 'seed of training and sampling';
+comment on column runs.simulated is 'true if the input cells are simulated, not measured';
+comment on column runs.n_cells is 'cells in the training store, after QC';
+comment on column runs.n_genes is 'genes on the panel';
+comment on column runs.n_targets is 'knock-downs that were generated (status screened)';
+comment on column runs.n_contexts is 'contexts that were generated, pooled ones not counted';
+comment on column runs.draws is 'generated cells per knock-down and context';
+comment on column runs.store_digest is 'SHA-256 of the training store, 16 hex digits; NULL if it has no manifest';
+comment on column runs.config is 'settings as JSON text';
+comment on column runs.versions is 'versions of Python and packages at the build, as JSON text';
+
+create table genes (
+    gene_key usmallint, gene varchar, gene_id varchar, in_panel boolean, is_hvg boolean,
+    is_program boolean, is_target boolean, n_cells bigint, mean double, dispersion double
+);
+comment on table genes is 'Every gene of the input; effects exist for those on the panel';
+comment on column genes.gene_key is 'number of the gene in this database, panel genes first';
+comment on column genes.gene is 'gene symbol';
+comment on column genes.gene_id is 'Ensembl id, or what the input has in its place';
+comment on column genes.in_panel is 'true if the model sees the gene';
+comment on column genes.is_hvg is 'true if chosen as highly variable';
+comment on column genes.is_program is 'true if a gene of a program';
+comment on column genes.is_target is 'true if knocked down in the input';
+comment on column genes.n_cells is 'cells after QC in which the gene is detected';
+comment on column genes.mean is 'mean expression when the panel was chosen, as in store/panel.parquet';
+comment on column genes.dispersion is 'dispersion used to choose variable genes, as in store/panel.parquet; NULL if not computed';
+
+create table targets (
+    target_key usmallint, target_gene varchar, target_gene_id varchar, gene_key usmallint,
+    evidence varchar, status varchar, n_cells bigint
+);
+comment on table targets is 'Every knock-down that was asked for or measured, screened or not';
+comment on column targets.target_key is 'number of the target in this database, in order of target_gene_id';
+comment on column targets.target_gene is 'symbol of the knocked-down gene';
+comment on column targets.target_gene_id is 'Ensembl id of the knocked-down gene, or what the input has in its place';
+comment on column targets.gene_key is 'the target as a gene of table genes; NULL if it is not among them';
+comment on column targets.evidence is 'predicted_seen: in the training cells; predicted_unseen: never knocked down in training; NULL if not screened';
+comment on column targets.status is 'screened, or why not: not_expressed, filtered, not_in_library, not_a_candidate';
+comment on column targets.n_cells is 'measured cells with this knock-down after QC, all contexts; NULL if none';
+
+create table target_contexts (
+    target_key usmallint, context varchar, n_cells bigint, status varchar
+);
+comment on table target_contexts is 'What QC kept of each measured target in each context';
+comment on column target_contexts.target_key is 'see targets';
+comment on column target_contexts.context is 'context, as factor=level[,factor=level]';
+comment on column target_contexts.n_cells is 'measured cells of the target in the context';
+comment on column target_contexts.status is 'kept, few_cells or inactive_target';
+
+create table contexts (
+    context_key usmallint, context varchar, levels map(varchar, varchar), is_pooled boolean,
+    pooled_over varchar, n_cells bigint, n_control_cells bigint
+);
+comment on table contexts is 'The cellular contexts (e.g. donor x time) and the ones pooled over factors';
+comment on column contexts.context_key is 'number of the context in this database';
+comment on column contexts.context is 'name, factor=level[,factor=level]; all = every factor pooled';
+comment on column contexts.levels is 'level of each factor that is not pooled over';
+comment on column contexts.is_pooled is 'true if effects are means over the levels of a factor';
+comment on column contexts.pooled_over is 'factors pooled over, comma-separated; NULL if none';
+comment on column contexts.n_cells is 'measured cells in the training store, controls included; NULL if unknown';
+comment on column contexts.n_control_cells is 'measured control cells in the training store; NULL if unknown';
+
+create table programs (
+    program varchar, n_genes integer, n_panel_genes integer, status varchar,
+    control_status varchar, description varchar, source varchar
+);
+comment on table programs is 'Signed gene programs that knock-downs are ranked toward';
+comment on column programs.program is 'name of the program';
+comment on column programs.n_genes is 'genes in the program file';
+comment on column programs.n_panel_genes is 'of those, genes on the panel';
+comment on column programs.status is 'ranked, or left_out (too few genes on the panel, or not asked for)';
+comment on column programs.control_status is 'what the positive controls say about the program: not_tested if there are none';
+comment on column programs.description is 'what the program stands for; NULL if the file does not say';
+comment on column programs.source is 'where the gene set comes from; NULL if the file does not say';
+
+create table program_genes (
+    program varchar, gene varchar, gene_id varchar, gene_key usmallint, weight double,
+    in_panel boolean, source varchar
+);
+comment on table program_genes is 'The genes of each program';
+comment on column program_genes.program is 'name of the program';
+comment on column program_genes.gene is 'gene as written in the program file';
+comment on column program_genes.gene_id is 'Ensembl id of the matched gene; NULL if the input has no such gene';
+comment on column program_genes.gene_key is 'see genes; NULL if the input has no such gene';
+comment on column program_genes.weight is 'signed weight: positive if high in the program, negative if low';
+comment on column program_genes.in_panel is 'true if the gene is on the panel and so carries the score';
+comment on column program_genes.source is 'where this gene of the program comes from; NULL if the file does not say';
+
+create table control_expression (
+    context_key usmallint, gene_key usmallint, mean_count float
+);
+comment on table control_expression is 'Generated control cells: what effects are compared with';
+comment on column control_expression.context_key is 'see contexts';
+comment on column control_expression.gene_key is 'see genes';
+comment on column control_expression.mean_count is 'mean count per generated control cell';
+
+create table effects_by_target (
+    context_key usmallint, target_key usmallint, gene_key usmallint, log2_fold_change float,
+    delta float, delta_se float, mean_count float
+);
+comment on table effects_by_target is 'Predicted effects sorted by context, target, gene: one knock-down is one contiguous read';
+comment on column effects_by_target.context_key is 'see contexts';
+comment on column effects_by_target.target_key is 'see targets';
+comment on column effects_by_target.gene_key is 'see genes';
+comment on column effects_by_target.log2_fold_change is 'log2 of mean count, perturbed over control; positive = up after the knock-down';
+comment on column effects_by_target.delta is 'mean of log1p counts per 10,000 (natural log), perturbed minus control';
+comment on column effects_by_target.delta_se is 'Monte-Carlo standard error of delta over generated pairs, not over donors or models';
+comment on column effects_by_target.mean_count is 'mean count per generated perturbed cell';
+
+create table effects_by_gene (
+    context_key usmallint, gene_key usmallint, target_key usmallint, log2_fold_change float,
+    delta float, delta_se float
+);
+comment on table effects_by_gene is 'The same effects sorted by context, gene, target: one gene is one contiguous read';
+comment on column effects_by_gene.context_key is 'see contexts';
+comment on column effects_by_gene.gene_key is 'see genes';
+comment on column effects_by_gene.target_key is 'see targets';
+comment on column effects_by_gene.log2_fold_change is 'log2 of mean count, perturbed over control; positive = up after the knock-down';
+comment on column effects_by_gene.delta is 'mean of log1p counts per 10,000 (natural log), perturbed minus control';
+comment on column effects_by_gene.delta_se is 'Monte-Carlo standard error of delta over generated pairs, not over donors or models';
+
+create table measured_by_target (
+    context_key usmallint, target_key usmallint, gene_key usmallint, log2_fold_change float,
+    delta float, standard_error float, n_cells integer, n_control_cells integer,
+    p_value double, fdr double
+);
+comment on table measured_by_target is 'Effects in the real cells, sorted by context, target, gene';
+comment on column measured_by_target.context_key is 'see contexts';
+comment on column measured_by_target.target_key is 'see targets';
+comment on column measured_by_target.gene_key is 'see genes';
+comment on column measured_by_target.log2_fold_change is 'log2 of mean expression, knocked-down over control cells; positive = up after the knock-down';
+comment on column measured_by_target.delta is 'mean of log1p counts per 10,000 (natural log), knocked-down minus control cells';
+comment on column measured_by_target.standard_error is 'standard error of delta; NULL if it cannot be estimated';
+comment on column measured_by_target.n_cells is 'knocked-down cells';
+comment on column measured_by_target.n_control_cells is 'control cells';
+comment on column measured_by_target.p_value is 'two-sided p-value over replicates; NULL without replicates';
+comment on column measured_by_target.fdr is 'false discovery rate of p_value; NULL without replicates';
+
+create table program_scores (
+    target_key usmallint, target_gene varchar, target_gene_id varchar, context varchar,
+    program varchar, evidence varchar, score double, score_sd double, n_genes integer,
+    rank_toward integer, rank_away integer, n_ranked integer, n_cells integer,
+    score_half_a double, score_half_b double
+);
+comment on table program_scores is 'How far each knock-down moves cells toward each program, sorted by target; predicted and measured are separate rows';
+comment on column program_scores.target_key is 'see targets';
+comment on column program_scores.target_gene is 'symbol of the knocked-down gene';
+comment on column program_scores.target_gene_id is 'Ensembl id of the knocked-down gene';
+comment on column program_scores.context is 'see contexts';
+comment on column program_scores.program is 'see programs';
+comment on column program_scores.evidence is 'predicted_seen, predicted_unseen or measured';
+comment on column program_scores.score is 'weighted mean of delta (log1p CP10k) over the program genes, the target itself left out; positive = toward the program';
+comment on column program_scores.score_sd is 'standard deviation of the score, as in rankings; NULL if it cannot be estimated';
+comment on column program_scores.n_genes is 'program genes that carry the score';
+comment on column program_scores.rank_toward is 'rank by score from 1 = highest, among predicted or among measured rows';
+comment on column program_scores.rank_away is 'rank by score from 1 = lowest, among predicted or among measured rows';
+comment on column program_scores.n_ranked is 'knock-downs in that ranking';
+comment on column program_scores.n_cells is 'measured knocked-down cells; NULL for predicted rows';
+comment on column program_scores.score_half_a is 'score from one random half of the measured cells; NULL for predicted rows';
+comment on column program_scores.score_half_b is 'score from the other half of the measured cells; NULL for predicted rows';
+
+create table rankings (
+    program varchar, context varchar, target_gene varchar, target_gene_id varchar,
+    direction varchar, rank integer, rank_low integer, rank_high integer, score double,
+    score_sd double, p_value double, fdr double, evidence varchar, control_status varchar,
+    n_genes integer
+);
+comment on table rankings is 'Knock-downs in order, per program, context, direction; predicted rows are ranked among themselves and measured rows among themselves';
+comment on column rankings.program is 'see programs';
+comment on column rankings.context is 'see contexts';
+comment on column rankings.target_gene is 'symbol of the knocked-down gene';
+comment on column rankings.target_gene_id is 'Ensembl id of the knocked-down gene';
+comment on column rankings.direction is 'toward: highest score first; away: lowest score first';
+comment on column rankings.rank is 'position from 1 = best; ties by target_gene_id';
+comment on column rankings.rank_low is 'lower (better) end of the rank interval over resampled draws';
+comment on column rankings.rank_high is 'upper (worse) end of the rank interval over resampled draws';
+comment on column rankings.score is 'weighted mean of delta (log1p CP10k) over the program genes, the target itself left out; positive = toward, in both directions';
+comment on column rankings.score_sd is 'standard deviation of the score over draws; NULL if it cannot be estimated';
+comment on column rankings.p_value is 'p-value against decoy knock-downs; NULL if not computed';
+comment on column rankings.fdr is 'false discovery rate per program and context; NULL if not computed';
+comment on column rankings.evidence is 'predicted_seen, predicted_unseen or measured';
+comment on column rankings.control_status is 'what the positive controls say about the program: not_tested if there are none';
+comment on column rankings.n_genes is 'program genes that carry the score';
+
+create table ceilings (
+    program varchar, context varchar, n_targets integer, spearman_half double, ceiling double,
+    splits integer
+);
+comment on table ceilings is 'How well measured scores agree with themselves: what a prediction can reach at most';
+comment on column ceilings.program is 'see programs';
+comment on column ceilings.context is 'see contexts';
+comment on column ceilings.n_targets is 'measured targets compared';
+comment on column ceilings.spearman_half is 'rank correlation of scores from two random halves of the cells, median over splits';
+comment on column ceilings.ceiling is 'largest rank correlation to expect with the measured scores, sqrt(2r/(1+r)); NULL if r < 0';
+comment on column ceilings.splits is 'random splits';
+
+create table artifacts (
+    artifact varchar, stage varchar, digest varchar, seed bigint, settings varchar,
+    inputs varchar, versions varchar, notes varchar
+);
+comment on table artifacts is 'Where each file of the run came from (the *.manifest.json files)';
+comment on column artifacts.artifact is 'path inside the results folder of the run';
+comment on column artifacts.stage is 'stage that wrote it';
+comment on column artifacts.digest is 'SHA-256, 16 hex digits';
+comment on column artifacts.seed is 'seed the stage used; NULL if none';
+comment on column artifacts.settings is 'settings of the stage as JSON text';
+comment on column artifacts.inputs is 'inputs and their digests as JSON text';
+comment on column artifacts.versions is 'versions of Python and packages as JSON text';
+comment on column artifacts.notes is 'what else the stage recorded, as JSON text';
+
+create view effects as
+select t.target_gene, t.target_gene_id, c.context, g.gene, g.gene_id, e.log2_fold_change,
+    e.delta, e.delta_se, e.mean_count, b.mean_count as control_mean_count, t.evidence,
+    coalesce(t.gene_key = e.gene_key, false) as is_target
+from effects_by_target e
+join targets t using (target_key)
+join contexts c using (context_key)
+join genes g on g.gene_key = e.gene_key
+left join control_expression b on b.context_key = e.context_key and b.gene_key = e.gene_key;
+comment on view effects is 'Predicted effect of each knock-down on each gene, with names; fast when a target is given';
+comment on column effects.target_gene is 'symbol of the knocked-down gene';
+comment on column effects.target_gene_id is 'Ensembl id of the knocked-down gene';
+comment on column effects.context is 'see contexts';
+comment on column effects.gene is 'gene symbol';
+comment on column effects.gene_id is 'Ensembl id of the gene';
+comment on column effects.log2_fold_change is 'log2 of mean count, perturbed over control; positive = up after the knock-down';
+comment on column effects.delta is 'mean of log1p counts per 10,000 (natural log), perturbed minus control';
+comment on column effects.delta_se is 'Monte-Carlo standard error of delta over generated pairs, not over donors or models';
+comment on column effects.mean_count is 'mean count per generated perturbed cell';
+comment on column effects.control_mean_count is 'mean count per generated control cell';
+comment on column effects.evidence is 'predicted_seen or predicted_unseen';
+comment on column effects.is_target is 'true for the knocked-down gene itself, which program scores leave out';
+
+create view movers as
+select g.gene, g.gene_id, c.context, t.target_gene, t.target_gene_id, e.log2_fold_change,
+    e.delta, e.delta_se, t.evidence, coalesce(t.gene_key = e.gene_key, false) as is_target
+from effects_by_gene e
+join targets t using (target_key)
+join contexts c using (context_key)
+join genes g on g.gene_key = e.gene_key;
+comment on view movers is 'The same effects, fast when a gene is given: which knock-downs move it';
+comment on column movers.gene is 'gene symbol';
+comment on column movers.gene_id is 'Ensembl id of the gene';
+comment on column movers.context is 'see contexts';
+comment on column movers.target_gene is 'symbol of the knocked-down gene';
+comment on column movers.target_gene_id is 'Ensembl id of the knocked-down gene';
+comment on column movers.log2_fold_change is 'log2 of mean count, perturbed over control; positive = up after the knock-down';
+comment on column movers.delta is 'mean of log1p counts per 10,000 (natural log), perturbed minus control';
+comment on column movers.delta_se is 'Monte-Carlo standard error of delta over generated pairs, not over donors or models';
+comment on column movers.evidence is 'predicted_seen or predicted_unseen';
+comment on column movers.is_target is 'true for the knocked-down gene itself, which program scores leave out';
+
+create view measured_effects as
+select t.target_gene, t.target_gene_id, c.context, g.gene, g.gene_id, e.log2_fold_change,
+    e.delta, e.standard_error, e.n_cells, e.n_control_cells, e.p_value, e.fdr,
+    coalesce(t.gene_key = e.gene_key, false) as is_target
+from measured_by_target e
+join targets t using (target_key)
+join contexts c using (context_key)
+join genes g on g.gene_key = e.gene_key;
+comment on view measured_effects is 'Effect of each knock-down on each gene in the real cells, with names';
+comment on column measured_effects.target_gene is 'symbol of the knocked-down gene';
+comment on column measured_effects.target_gene_id is 'Ensembl id of the knocked-down gene';
+comment on column measured_effects.context is 'see contexts';
+comment on column measured_effects.gene is 'gene symbol';
+comment on column measured_effects.gene_id is 'Ensembl id of the gene';
+comment on column measured_effects.log2_fold_change is 'log2 of mean expression, knocked-down over control cells; positive = up after the knock-down';
+comment on column measured_effects.delta is 'mean of log1p counts per 10,000 (natural log), knocked-down minus control cells';
+comment on column measured_effects.standard_error is 'standard error of delta; NULL if it cannot be estimated';
+comment on column measured_effects.n_cells is 'knocked-down cells';
+comment on column measured_effects.n_control_cells is 'control cells';
+comment on column measured_effects.p_value is 'two-sided p-value over replicates; NULL without replicates';
+comment on column measured_effects.fdr is 'false discovery rate of p_value; NULL without replicates';
+comment on column measured_effects.is_target is 'true for the knocked-down gene itself, which program scores leave out';

@@ -1,0 +1,213 @@
+"""The small tables of the database as polars frames, read from the files of a run.
+
+Everything with one row per gene, target, context or program is here; effects are inserted by
+:mod:`knockscreen.store.build` without passing through memory.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import polars.selectors as cs
+
+from knockscreen.artifacts import read_json, versions
+from knockscreen.errors import DataError
+from knockscreen.names import GENE, GENE_ID, NTC, TARGET_GENE, TARGET_GENE_ID, parse_context
+from knockscreen.score.programs import read_programs
+
+SCHEMA_VERSION = 1
+"""Raised when a table or column changes its name or meaning; readers refuse another version."""
+
+MAX_KEYS = 65_535
+POINTERS = ".manifest.json"
+
+
+def json_text(value: Any) -> str:
+    """Return ``value`` as JSON text with sorted keys."""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def read_table(path: Path, columns: Iterable[str]) -> pl.DataFrame:
+    """Return ``columns`` of a Parquet file; not-a-number becomes missing.
+
+    Raises
+    ------
+    DataError
+        The file is missing or not Parquet, or lacks a column.
+    """
+    try:
+        found = pl.read_parquet_schema(path)
+    except FileNotFoundError:
+        msg = f"{path} does not exist; run the stage that writes it before build-db."
+        raise DataError(msg) from None
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        msg = f"{path} is not a Parquet file ({reason}); run the stage that writes it again."
+        raise DataError(msg) from None
+    missing = [name for name in columns if name not in found]
+    if missing:
+        msg = (
+            f"{path} has no column '{missing[0]}' (it has {', '.join(found)});"
+            " run the stage that writes it again."
+        )
+        raise DataError(msg)
+    return pl.read_parquet(path, columns=list(columns)).with_columns(cs.float().fill_nan(None))
+
+
+def _numbered(frame: pl.DataFrame, key: str, what: str) -> pl.DataFrame:
+    if frame.height > MAX_KEYS:
+        msg = f"the run has {frame.height:,} {what}; a database holds at most {MAX_KEYS:,}."
+        raise DataError(msg)
+    return frame.with_row_index(key).with_columns(pl.col(key).cast(pl.UInt16))
+
+
+def genes(results: Path, store: dict[str, Any]) -> pl.DataFrame:
+    """Return every input gene, panel genes first in panel order, numbered by ``gene_key``."""
+    columns = (
+        GENE_ID, GENE, "in_panel", "is_hvg", "is_program", "is_target", "n_cells", "mean",
+        "dispersion",
+    )  # fmt: skip
+    path = results / "store/panel.parquet"
+    frame = read_table(path, columns)
+    if frame[GENE_ID].is_duplicated().any():
+        twice = frame.filter(pl.col(GENE_ID).is_duplicated())[GENE_ID][0]
+        msg = f"{path} has the gene_id '{twice}' twice; gene ids must be unique."
+        raise DataError(msg)
+    order = pl.DataFrame({GENE_ID: [gene[GENE_ID] for gene in store["genes"]]})
+    order = order.with_row_index("position")
+    frame = frame.join(order, on=GENE_ID, how="left").sort("position", GENE_ID, nulls_last=True)
+    return _numbered(frame.drop("position"), "gene_key", "genes")
+
+
+def target_contexts(results: Path) -> pl.DataFrame:
+    """Return what QC kept of each measured target per context (no rows without a QC table)."""
+    path = results / "qc/targets.parquet"
+    columns = (TARGET_GENE, TARGET_GENE_ID, "context", "n_cells", "status")
+    if not path.exists():
+        texts = dict.fromkeys(columns, pl.String)
+        return pl.DataFrame(schema=texts | {"n_cells": pl.Int64()})
+    return read_table(path, columns).filter(pl.col(TARGET_GENE_ID) != NTC)
+
+
+def targets(results: Path, gene_table: pl.DataFrame, measured: pl.DataFrame) -> pl.DataFrame:
+    """Return every candidate and every measured target, numbered by ``target_key``.
+
+    A measured target that was no candidate has status ``filtered`` if QC kept it nowhere, else
+    ``not_a_candidate``.
+    """
+    columns = (TARGET_GENE, TARGET_GENE_ID, "evidence", "status")
+    asked = read_table(results / "screen/candidates.parquet", columns)
+    kept = pl.col("status") == "kept"
+    by_target = measured.group_by(TARGET_GENE_ID).agg(
+        pl.col(TARGET_GENE).first(),
+        pl.when(kept.any()).then(pl.col("n_cells").filter(kept).sum()).alias("n_cells"),
+        pl.when(kept.any())
+        .then(pl.lit("not_a_candidate"))
+        .otherwise(pl.lit("filtered"))
+        .alias("status"),
+    )
+    others = by_target.join(asked, on=TARGET_GENE_ID, how="anti").drop("n_cells")
+    frame = pl.concat([asked, others], how="diagonal").unique(TARGET_GENE_ID)
+    frame = frame.join(by_target.select(TARGET_GENE_ID, "n_cells"), on=TARGET_GENE_ID, how="left")
+    by_id = gene_table.select(pl.col(GENE_ID).alias(TARGET_GENE_ID), "gene_key")
+    frame = frame.join(by_id, on=TARGET_GENE_ID, how="left")
+    return _numbered(frame.sort(TARGET_GENE_ID), "target_key", "targets")
+
+
+def contexts(results: Path, store: dict[str, Any], names: Iterable[str]) -> pl.DataFrame:
+    """Return the contexts ``names``, separate ones first, with their levels and cells."""
+    factors = list(store["factors"])
+    cells = _cells_per_context(results)
+    rows = []
+    for name in sorted(set(names), key=lambda n: (-len(parse_context(n)), n)):
+        levels = parse_context(name)
+        missing = [factor for factor in factors if factor not in levels]
+        inside = [c for c in cells if levels.items() <= parse_context(c).items()]
+        rows.append(
+            {
+                "context": name,
+                "levels": json.dumps(levels),
+                "is_pooled": bool(missing),
+                "pooled_over": ",".join(missing) or None,
+                "n_cells": sum(cells[c][0] for c in inside) if inside else None,
+                "n_control_cells": sum(cells[c][1] for c in inside) if inside else None,
+            }
+        )
+    schema = {
+        "context": pl.String(), "levels": pl.String(), "is_pooled": pl.Boolean(),
+        "pooled_over": pl.String(), "n_cells": pl.Int64(), "n_control_cells": pl.Int64(),
+    }  # fmt: skip
+    return _numbered(pl.DataFrame(rows, schema=schema), "context_key", "contexts")
+
+
+def _cells_per_context(results: Path) -> dict[str, tuple[int, int]]:
+    path = results / "store/cells.parquet"
+    if not path.exists():
+        return {}
+    frame = pl.scan_parquet(path).group_by("context").agg(pl.len(), pl.col("is_control").sum())
+    return {name: (n, control) for name, n, control in frame.collect().iter_rows()}
+
+
+def program_genes(path: Path, gene_table: pl.DataFrame) -> pl.DataFrame:
+    """Return the genes of each program, matched as for scoring: by Ensembl id, else by symbol.
+
+    Raises
+    ------
+    DataError
+        As :func:`knockscreen.score.programs.read_programs`.
+    """
+    frame = read_programs(path).with_columns(key=pl.col(GENE).str.replace(r"^(ENS\w+)\.\d+$", "$1"))
+    known = gene_table.select(GENE_ID, "gene_key", "in_panel", symbol=GENE).sort("gene_key")
+    named = pl.concat(
+        [known.with_columns(key=pl.col(GENE_ID)), known.with_columns(key=pl.col("symbol"))]
+    ).unique("key", keep="first", maintain_order=True)
+    frame = frame.join(named, on="key", how="left", maintain_order="left")
+    return frame.with_columns(pl.col("in_panel").fill_null(value=False))
+
+
+def programs(members: pl.DataFrame, ranked: pl.DataFrame) -> pl.DataFrame:
+    """Return one row per program; ``ranked`` has the ranked ones and their ``control_status``."""
+    frame = members.group_by("program", maintain_order=True).agg(
+        pl.len().alias("n_genes"),
+        pl.col("in_panel").sum().alias("n_panel_genes"),
+        pl.col("description").drop_nulls().first(),
+        pl.col("source").drop_nulls().unique(maintain_order=True).str.join("; "),
+    )
+    frame = frame.join(
+        ranked.select("program", "control_status").unique("program"), on="program", how="full",
+        coalesce=True, maintain_order="left",
+    )  # fmt: skip
+    status = pl.when(pl.col("program").is_in(ranked["program"].implode()))
+    return frame.with_columns(
+        status=status.then(pl.lit("ranked")).otherwise(pl.lit("left_out")),
+        source=pl.when(pl.col("source") != "").then(pl.col("source")),
+    )
+
+
+def artifacts(results: Path) -> pl.DataFrame:
+    """Return the manifests of the run's files, by path inside its folder."""
+    rows = []
+    for path in sorted(results.rglob("*" + POINTERS)):
+        manifest = read_json(path)
+        texts = {
+            name: json_text(manifest.get(name) or {})
+            for name in ("settings", "inputs", "versions", "notes")
+        }
+        artifact = path.relative_to(results).as_posix().removesuffix(POINTERS)
+        plain = {name: manifest.get(name) for name in ("stage", "digest", "seed")}
+        rows.append({"artifact": artifact} | plain | texts)
+    names = ("artifact", "stage", "digest", "settings", "inputs", "versions", "notes")
+    return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String()) | {"seed": pl.Int64()})
+
+
+def runs(values: dict[str, Any]) -> pl.DataFrame:
+    """Return the row that describes the run, with the versions of this environment."""
+    found = versions()
+    row = {
+        "schema_version": SCHEMA_VERSION,
+        "knockscreen_version": found.get("knockscreen"),
+        "versions": json_text(found),
+    }
+    return pl.DataFrame([row | values])
