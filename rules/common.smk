@@ -30,12 +30,11 @@ check_config()
 
 
 def settings(stage):
-    """The sections of the configuration that a stage reads, as JSON: a rule reruns when they change."""
+    """The sections of the configuration that a stage reads, as JSON: a rule reruns when they change.
 
-    def text(wildcards):  # a function, as Snakemake would take ${NAME} in a plain string for a wildcard
-        return stages.settings(stage, config)
-
-    return text
+    A function of the wildcards, as Snakemake would take ${NAME} in a plain string for a wildcard.
+    """
+    return lambda wildcards: stages.settings(stage, config)
 
 
 def code(stage):

@@ -1,0 +1,83 @@
+# The contributor's menu. `make screen` and `make test` each work alone on a fresh machine with
+# Python 3.11, pip, make and git; later calls reuse what exists.
+#
+#   make screen   run the simulated CD4+ screen end to end, and show a ranking
+#   make report   its figures and provenance as one HTML page
+#   make test     run the tests
+#   make lint     check style, types and workflow
+#   make schema   write the schema of the configuration anew
+#   make bench    run the benchmarks
+#   make clean    remove the environment and caches; results/ stays
+#
+# screen and report take an overlay: make screen CONFIG=config/scenarios/thp1.yaml
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+PYTHON ?= $(firstword $(shell command -v python3.11 python3 2>/dev/null))
+CONFIG ?=
+PIP_INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
+SNAKEMAKE = PATH="$(CURDIR)/$(BIN):$$PATH" snakemake $(if $(CONFIG),--configfile $(CONFIG))
+PYTHON_CODE := $(wildcard src tests benchmarks workflow/scripts)
+
+# Read from the configuration when a recipe needs them: the run, and the program shown first.
+READ = $(shell $(BIN)/python -c "import sys; from knockscreen.config import read_config; \
+	c = read_config(*sys.argv[1:]); print(c.run, c.report.program)" config/config.yaml $(CONFIG))
+RESULTS = results/$(word 1,$(READ))
+PROGRAM = $(word 2,$(READ))
+
+.PHONY: help screen report test lint schema bench clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer is needed, and none was found." >&2; exit 2; }
+	@echo "Making .venv with $(PYTHON)"
+	$(PYTHON) -m venv .venv
+
+.venv/.installed-screen: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing knockscreen and what it needs (a few minutes, once)"
+	$(PIP_INSTALL) -e '.[workflow]'
+	@touch $@
+
+.venv/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing knockscreen and what its development needs (a few minutes, once)"
+	$(PIP_INSTALL) -e '.[workflow,dev]'
+	@touch $@ .venv/.installed-screen
+
+screen: .venv/.installed-screen
+	@$(BIN)/python workflow/scripts/unlock.py
+	@$(SNAKEMAKE) --quiet rules progress host
+	@test -z "$$(find $(RESULTS)/screen.duckdb $(RESULTS)/figures -newer $(RESULTS)/report.html 2>&1)" \
+		|| $(SNAKEMAKE) --quiet all --report $(RESULTS)/report.html
+	@echo
+	@$(BIN)/knockscreen top --program $(PROGRAM) -n 10 --db $(RESULTS)/screen.duckdb
+	@echo
+	@echo "database  $(RESULTS)/screen.duckdb"
+	@echo "report    $(RESULTS)/report.html"
+	@echo "next      $(BIN)/knockscreen show STAT3 --db $(RESULTS)/screen.duckdb"
+
+report: .venv/.installed-screen
+	@$(SNAKEMAKE) --report $(RESULTS)/report.html
+
+test: .venv/.installed-dev
+	$(BIN)/python -m pytest
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check $(PYTHON_CODE)
+	$(BIN)/ruff format --check $(PYTHON_CODE)
+	$(BIN)/snakefmt --check Snakefile workflow rules
+	$(SNAKEMAKE) --lint
+	$(BIN)/mypy
+
+schema: .venv/.installed-screen
+	$(BIN)/python -m knockscreen.config > workflow/schemas/config.schema.json
+
+bench: .venv/.installed-dev
+	for script in benchmarks/bench_*.py; do $(BIN)/python "$$script"; done
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
