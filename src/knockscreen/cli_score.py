@@ -1,0 +1,113 @@
+"""Verbs that turn generated and real cells into effects, program scores and rankings."""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+log = logging.getLogger(__name__)
+
+Settings = Annotated[str, typer.Option(help="JSON text, or the path of a complete configuration.")]
+StoreDir = Annotated[Path, typer.Option(help="Folder of the training store.")]
+
+
+def score(
+    shard: Annotated[Path, typer.Option(help="Sufficient statistics of the candidates (.npz).")],
+    control: Annotated[
+        Path, typer.Option(help="Statistics of the generated control cells (.npz).")
+    ],
+    candidates: Annotated[Path, typer.Option(help="Candidate table (.parquet).")],
+    store: StoreDir,
+    effects: Annotated[Path, typer.Option(help="Output: effects per target, context and gene.")],
+    programs_out: Annotated[Path, typer.Option(help="Output: program scores.")],
+    settings: Settings,
+) -> None:
+    """Score one shard: effects gene by gene, and programs moved, against generated control."""
+    from knockscreen.artifacts import atomic, write_manifest
+    from knockscreen.config import read_stage
+    from knockscreen.score import effects as scoring
+    from knockscreen.score.candidates import read_candidates
+    from knockscreen.score.programs import load_programs
+
+    config = read_stage(scoring.ScoreStage, settings)
+    programs = load_programs(config.programs, store)
+    read = scoring.read_shard(shard, control, read_candidates(candidates), store)
+    table = scoring.program_scores(read, programs, config.rank.pool_over)
+    with atomic(effects) as first, atomic(programs_out) as second:
+        rows = scoring.write_effects(read, first, config.rank.pool_over)
+        table.write_parquet(second, row_group_size=max(len(table) // len(programs.names), 1))
+    inputs = [shard, control, candidates, store / "store.json", Path(config.programs.file)]
+    for output in (effects, programs_out):
+        write_manifest(
+            output, stage="score", inputs=inputs, settings=config.model_dump(mode="json")
+        )
+    log.info(
+        "scored %d knock-downs: %s effects, %d programs",
+        len(read.target_gene_ids), f"{rows:,}", len(programs.names),
+    )  # fmt: skip
+
+
+def measure(
+    store: StoreDir,
+    output_dir: Annotated[Path, typer.Option(help="Folder for effects, programs and ceiling.")],
+    settings: Settings,
+    splits: Annotated[
+        list[str] | None, typer.Option(help="Cells to use, e.g. train; repeatable; none: all.")
+    ] = None,
+) -> None:
+    """Measure the knock-downs in the real cells, with standard errors and split-half ceiling."""
+    from knockscreen.artifacts import write_manifest
+    from knockscreen.config import read_stage
+    from knockscreen.score import measured
+    from knockscreen.score.programs import load_programs
+
+    config = read_stage(measured.MeasureStage, settings)
+    programs = load_programs(config.programs, store)
+    paths = measured.write_measured(
+        store, output_dir, programs, config.rank.pool_over, seed=config.seed, splits=splits or ()
+    )
+    for output in paths:
+        write_manifest(
+            output,
+            stage="measure",
+            inputs=[store / "store.json", Path(config.programs.file)],
+            settings=config.model_dump(mode="json"),
+            seed=config.seed,
+            notes={"splits": splits or "all"},
+        )
+
+
+def rank(
+    programs_dir: Annotated[Path, typer.Option(help="Folder of the shards' program scores.")],
+    candidates: Annotated[Path, typer.Option(help="Candidate table (.parquet).")],
+    store: StoreDir,
+    output_dir: Annotated[Path, typer.Option(help="Folder for scores and rankings.")],
+    settings: Settings,
+    measured: Annotated[
+        Path | None,
+        typer.Option(help="Measured program scores, ranked apart; none: predicted only."),
+    ] = None,
+) -> None:
+    """Rank knock-downs per program, context and direction, from the scores of all shards."""
+    from knockscreen.artifacts import write_manifest
+    from knockscreen.config import read_stage
+    from knockscreen.score import rank as ranking
+
+    config = read_stage(ranking.RankStage, settings)
+    scores = ranking.find_scores(programs_dir, measured, candidates, store)
+    for output in ranking.write_rankings(scores, output_dir, config.rank, config.seed):
+        write_manifest(
+            output,
+            stage="rank",
+            inputs=[*scores.shards, candidates, *([measured] if measured else [])],
+            settings=config.model_dump(mode="json"),
+            seed=config.seed,
+        )
+    log.info("ranked %d candidates: %s", len(scores.candidates), output_dir / "rankings.parquet")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this module to the command line."""
+    for verb in (score, measure, rank):
+        app.command()(verb)

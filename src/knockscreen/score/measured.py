@@ -1,0 +1,241 @@
+"""What the real cells say: measured effects and program scores beside the predicted ones.
+
+T targets, C separate contexts, X contexts to report (separate and pooled), G panel genes,
+P programs, R split halves. Cells are read one target at a time.
+
+- ``delta``: mean log1p CP10k of a target's cells minus that of the control cells of the same
+  context; CP10k uses the library size over all genes. ``standard_error`` is Welch's with cells as
+  units: ``sqrt(var_t / n_t + var_c / n_c)``, NULL with fewer than two cells on a side.
+- ``log2_fold_change``: of mean CP10k, with the pseudocount of :mod:`knockscreen.score.effects`.
+- ``p_value``: cells of one culture are not replicates, so it is NULL unless target and control both
+  have at least two replicates in the context; then Welch's t-test over replicate means, ``fdr`` by
+  Benjamini-Hochberg over the genes of a target and context. NULL in pooled contexts.
+- A pooled context is the unweighted mean over the contexts in which the target was measured.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from knockscreen.artifacts import atomic
+from knockscreen.config import NonNegative, ProgramsConfig, RankConfig, Section
+from knockscreen.score.cells import StoredCells, open_store
+from knockscreen.score.contexts import pooled_contexts
+from knockscreen.score.effects import log2_fold_change
+from knockscreen.score.halves import ceiling_table
+from knockscreen.score.moments import (
+    SPLIT_HALVES,
+    Controls,
+    Moments,
+    TargetScores,
+    group_moments,
+    measure_controls,
+    replicate_moments,
+    score_target,
+)
+from knockscreen.score.programs import ProgramMatrix
+from knockscreen.score.statistics import benjamini_hochberg, welch_p_value
+
+log = logging.getLogger(__name__)
+
+ROWS_PER_WRITE = 500_000
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+class MeasureStage(Section):
+    """Sections of the configuration that measuring depends on."""
+
+    seed: NonNegative
+    programs: ProgramsConfig
+    rank: RankConfig
+
+
+EFFECT_SCHEMA = pa.schema(
+    [
+        ("target_gene_id", pa.string()),
+        ("context", pa.string()),
+        ("gene_id", pa.string()),
+        ("log2_fold_change", pa.float32()),
+        ("delta", pa.float32()),
+        ("standard_error", pa.float32()),
+        ("n_cells", pa.int32()),
+        ("n_control_cells", pa.int32()),
+        ("is_target", pa.bool_()),
+        ("p_value", pa.float64()),
+        ("fdr", pa.float64()),
+    ]
+)
+
+
+def target_effects(
+    cells: StoredCells,
+    chosen: Ints,
+    controls: Controls,
+    groups: dict[str, list[int]],
+    target_gene_id: str,
+) -> pa.Table:
+    """Return the long effects of one target in every context with cells of it, and pooled."""
+    c = len(cells.contexts)
+    rows, context = cells.rows[chosen], cells.context[chosen]
+    moments = group_moments(cells, rows, context, c)
+    error = moments.variance / moments.n[:, None] + _control_squared_error(controls.moments)
+    delta = moments.mean - controls.moments.mean
+    p_value = _replicate_p_values(
+        replicate_moments(cells, rows, context, cells.replicate[chosen]), controls.replicates
+    )
+    gene_ids = np.array(cells.gene_ids)
+    order = np.argsort(gene_ids, kind="stable")
+    tables = []
+    for name, members in groups.items():
+        there = [i for i in members if moments.n[i] > 0]
+        if not there:
+            continue
+        p = p_value[there[0]] if len(members) == 1 else np.full(len(order), np.nan)
+        columns = [
+            log2_fold_change(
+                moments.cp10k[there].mean(axis=0), controls.moments.cp10k[there].mean(axis=0)
+            ),
+            delta[there].mean(axis=0),
+            np.sqrt(error[there].sum(axis=0)) / len(there),
+            np.full(len(order), moments.n[there].sum()),
+            np.full(len(order), controls.moments.n[there].sum()),
+            gene_ids == target_gene_id,
+            p,
+            benjamini_hochberg(p),
+        ]
+        keys = [[target_gene_id] * len(order), [name] * len(order), gene_ids[order].tolist()]
+        arrays = [pa.array(key) for key in keys]
+        for column, kind in zip(columns, EFFECT_SCHEMA.types[3:], strict=True):
+            values = column[order].astype(kind.to_pandas_dtype())
+            arrays.append(pa.array(values, kind, from_pandas=True))  # NaN becomes NULL
+        tables.append(pa.Table.from_arrays(arrays, schema=EFFECT_SCHEMA))
+    return pa.concat_tables(tables)
+
+
+def _control_squared_error(moments: Moments) -> Floats:
+    return np.asarray(moments.variance / moments.n[:, None])
+
+
+def _replicate_p_values(
+    target: tuple[Floats, Floats, Floats], control: tuple[Floats, Floats, Floats]
+) -> Floats:
+    (n_a, mean_a, variance_a), (n_b, mean_b, variance_b) = target, control
+    return welch_p_value(mean_a - mean_b, variance_a, n_a[:, None], variance_b, n_b[:, None])
+
+
+@dataclass
+class _Collected:
+    """Program scores of all targets, filled in target by target; NaN where not measured."""
+
+    score: Floats  # (T, X, P)
+    error: Floats  # (T, X, P)
+    halves: NDArray[np.float32]  # (R, 2, T, X, P)
+    n_genes: NDArray[np.int64]  # (T, P)
+    n_cells: NDArray[np.int64]  # (T, X)
+
+    @classmethod
+    def empty(cls, t: int, x: int, p: int) -> "_Collected":
+        return cls(
+            np.full((t, x, p), np.nan),
+            np.full((t, x, p), np.nan),
+            np.full((SPLIT_HALVES, 2, t, x, p), np.nan, dtype=np.float32),
+            np.zeros((t, p), dtype=np.int64),
+            np.zeros((t, x), dtype=np.int64),
+        )
+
+    def add(self, i: int, found: TargetScores, counts: Ints, groups: dict[str, list[int]]) -> None:
+        self.n_genes[i] = found.n_genes
+        for x, members in enumerate(groups.values()):
+            there = [c for c in members if counts[c] > 0]
+            if there:
+                self.n_cells[i, x] = counts[there].sum()
+                self.score[i, x] = found.score[there].mean(axis=0)
+                self.error[i, x] = np.sqrt(found.variance[there].sum(axis=0)) / len(there)
+                self.halves[:, :, i, x] = found.halves[:, :, there].mean(axis=2)
+
+    def table(
+        self, programs: ProgramMatrix, contexts: Sequence[str], targets: Sequence[str]
+    ) -> pl.DataFrame:
+        """Return the rows of what was measured, sorted by program, context and target."""
+        i, x, p = np.nonzero(np.repeat(self.n_cells[:, :, None] > 0, len(programs.names), axis=2))
+        frame = pl.DataFrame(
+            {
+                "program": np.array(programs.names)[p],
+                "context": np.array(contexts)[x],
+                "target_gene_id": np.array(targets)[i],
+                "score": self.score[i, x, p],
+                "standard_error": self.error[i, x, p],
+                "n_genes": self.n_genes[i, p].astype(np.int32),
+                "score_half_a": self.halves[0, 0, i, x, p].astype(np.float64),
+                "score_half_b": self.halves[0, 1, i, x, p].astype(np.float64),
+                "n_cells": self.n_cells[i, x].astype(np.int32),
+            }
+        )
+        return frame.fill_nan(None).sort("program", "context", "target_gene_id")
+
+
+def _write_effects(path: Path, tables: Iterator[pa.Table]) -> None:
+    waiting: list[pa.Table] = []
+    with pq.ParquetWriter(path, EFFECT_SCHEMA, compression="zstd") as writer:
+        for table in tables:
+            waiting.append(table)
+            if sum(t.num_rows for t in waiting) >= ROWS_PER_WRITE:
+                writer.write_table(pa.concat_tables(waiting))
+                waiting = []
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting))
+
+
+def write_measured(
+    store: Path | str,
+    output_dir: Path | str,
+    programs: ProgramMatrix,
+    pool_over: Sequence[str],
+    *,
+    seed: int,
+    splits: Sequence[str] = (),
+) -> list[Path]:
+    """Measure every target and write effects.parquet, programs.parquet and ceiling.parquet.
+
+    Each target's halves come from its own random stream, (seed, code of the target), so that they
+    do not depend on the other targets.
+    """
+    cells = open_store(store, splits)
+    groups = pooled_contexts(cells.contexts, pool_over)
+    controls = measure_controls(cells, programs, np.random.default_rng([seed, 0]))
+    by_target = np.argsort(cells.target, kind="stable")
+    codes, starts = np.unique(cells.target[by_target], return_index=True)
+    members = dict(zip(codes.tolist(), np.split(by_target, starts[1:]), strict=True))
+    members.pop(0)
+    columns = {gene_id: i for i, gene_id in enumerate(cells.gene_ids)}
+    collected = _Collected.empty(len(members), len(groups), len(programs.names))
+
+    def tables() -> Iterator[pa.Table]:
+        for i, (code, chosen) in enumerate(members.items()):
+            name = cells.target_gene_ids[code]
+            counts = np.bincount(cells.context[chosen], minlength=len(cells.contexts))
+            rng = np.random.default_rng([seed, code])
+            found = score_target(
+                cells, chosen, columns.get(name, -1), programs=programs, controls=controls, rng=rng
+            )
+            collected.add(i, found, counts, groups)
+            yield target_effects(cells, chosen, controls, groups, name)
+            if (i + 1) % 100 == 0 or i + 1 == len(members):
+                log.info("measured %d of %d knock-downs", i + 1, len(members))
+
+    paths = [Path(output_dir) / f"{name}.parquet" for name in ("effects", "programs", "ceiling")]
+    with atomic(paths[0]) as effects, atomic(paths[1]) as scores, atomic(paths[2]) as ceiling:
+        _write_effects(effects, tables())
+        names = [cells.target_gene_ids[code] for code in members]
+        collected.table(programs, list(groups), names).write_parquet(scores)
+        ceiling_table(collected.halves, programs.names, list(groups)).write_parquet(ceiling)
+    return paths

@@ -1,0 +1,205 @@
+"""Moments of real cells: per target, context and gene, and of program scores.
+
+C contexts, G panel genes, P programs, R split halves, U genes used by programs. Values are log1p
+CP10k with the library size over all genes. Cells are read in chunks of rows, so memory does not
+grow with their number.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from knockscreen.score.cells import StoredCells
+from knockscreen.score.halves import assign_halves, half_indicator
+from knockscreen.score.programs import ProgramMatrix
+
+CHUNK = 8192
+SPLIT_HALVES = 20
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Means and variances of groups of cells; NaN for empty groups, variance NaN for one cell."""
+
+    n: Floats  # (C,)
+    mean: Floats  # (C, G) log1p CP10k
+    variance: Floats  # (C, G)
+    cp10k: Floats  # (C, G)
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Control cells of every context, as sums that any target's program weights can be put on."""
+
+    moments: Moments
+    score_variance: Floats  # (C, P) of unscaled scores
+    score_covariance: Floats  # (C, P, G) of unscaled scores with each gene
+    half_means: Floats  # (R, 2, C, U)
+    replicates: tuple[Floats, Floats, Floats]  # n (C,), mean and variance (C, G) of replicate means
+
+
+def _log1p(cp10k: Any) -> Any:
+    logged = cp10k.copy()
+    logged.data = np.log1p(logged.data)
+    return logged
+
+
+def _indicator(group: Ints, n_groups: int) -> Any:
+    n = len(group)
+    return sparse.csr_matrix((np.ones(n), (group, np.arange(n))), shape=(n_groups, n))
+
+
+def _chunks(n: int) -> Iterator[slice]:
+    for start in range(0, n, CHUNK):
+        yield slice(start, min(start + CHUNK, n))
+
+
+def group_moments(cells: StoredCells, rows: Ints, group: Ints, n_groups: int) -> Moments:
+    """Return moments of log1p CP10k per gene for groups of cells (codes ``group`` of ``rows``)."""
+    sums = np.zeros((3, n_groups, len(cells.gene_ids)))
+    for part in _chunks(len(rows)):
+        cp10k = cells.cp10k(rows[part])
+        logged = _log1p(cp10k)
+        indicator = _indicator(group[part], n_groups)
+        for i, matrix in enumerate((logged, logged.multiply(logged), cp10k)):
+            sums[i] += (indicator @ matrix).toarray()
+    n = np.bincount(group, minlength=n_groups).astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = sums[0] / n[:, None]
+        variance = np.maximum(sums[1] - sums[0] * mean, 0.0) / (n - 1)[:, None]
+        variance[n < 2] = np.nan
+        return Moments(n, mean, variance, sums[2] / n[:, None])
+
+
+def replicate_moments(
+    cells: StoredCells, rows: Ints, context: Ints, replicate: Ints
+) -> tuple[Floats, Floats, Floats]:
+    """Return the number, mean (C, G) and variance (C, G) of replicate means of log1p CP10k.
+
+    Cells without a replicate are left out.
+    """
+    known = replicate >= 0
+    c, g = len(cells.contexts), len(cells.gene_ids)
+    pairs, code = np.unique(
+        np.stack([context[known], replicate[known]], axis=1), axis=0, return_inverse=True
+    )
+    number = np.bincount(pairs[:, 0], minlength=c).astype(np.float64)
+    mean, variance = np.full((c, g), np.nan), np.full((c, g), np.nan)
+    if len(pairs):
+        means = group_moments(cells, rows[known], code.reshape(-1), len(pairs)).mean
+        for i in np.flatnonzero(number >= 2):
+            own = means[pairs[:, 0] == i]
+            mean[i], variance[i] = own.mean(axis=0), own.var(axis=0, ddof=1)
+    return number, mean, variance
+
+
+def measure_controls(
+    cells: StoredCells, programs: ProgramMatrix, rng: np.random.Generator
+) -> Controls:
+    """Summarise the control cells of every context."""
+    chosen = cells.target == 0
+    rows, context = cells.rows[chosen], cells.context[chosen]
+    c, p, g = len(cells.contexts), len(programs.names), len(cells.gene_ids)
+    moments = group_moments(cells, rows, context, c)
+    squares, cross = np.zeros((c, p)), np.zeros((c, p, g))
+    halves = assign_halves(context, SPLIT_HALVES, rng)
+    used = programs.columns
+    half_sums, half_counts = (
+        np.zeros((SPLIT_HALVES * 2 * c, len(used))),
+        np.zeros((SPLIT_HALVES, 2, c)),
+    )
+    for part in _chunks(len(rows)):
+        logged = _log1p(cells.cp10k(rows[part]))
+        scores = logged @ programs.weights.T  # (n, P)
+        for i in np.unique(context[part]):
+            of = context[part] == i
+            squares[i] += (scores[of] ** 2).sum(axis=0)
+            cross[i] += (logged[of].T @ scores[of]).T
+        indicator, counts = half_indicator(context[part], halves[:, part], c)
+        half_sums += (indicator @ logged[:, used]).toarray()
+        half_counts += counts
+    n, mean = moments.n[:, None], moments.mean @ programs.weights.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = np.where(n > 1, np.maximum(squares - n * mean**2, 0) / (n - 1), np.nan)
+        covariance = (cross - (n * mean)[:, :, None] * moments.mean[:, None]) / (n - 1)[:, :, None]
+        half_means = half_sums.reshape(SPLIT_HALVES, 2, c, -1) / half_counts[..., None]
+    replicates = replicate_moments(cells, rows, context, cells.replicate[chosen])
+    return Controls(moments, variance, covariance, half_means, replicates)
+
+
+@dataclass(frozen=True)
+class TargetScores:
+    """Program scores of one target: NaN where it was not measured."""
+
+    score: Floats  # (C, P)
+    variance: Floats  # (C, P) of the score, i.e. its squared standard error
+    halves: Floats  # (R, 2, C, P)
+    n_genes: NDArray[np.int64]  # (P,)
+
+
+def score_target(
+    cells: StoredCells,
+    chosen: Ints,
+    own: int,
+    *,
+    programs: ProgramMatrix,
+    controls: Controls,
+    rng: np.random.Generator,
+) -> TargetScores:
+    """Score one target's cells against the controls, its own gene left out.
+
+    Parameters
+    ----------
+    chosen
+        Positions of the target's cells in ``cells.rows``.
+    own
+        Panel column of the target's gene, -1 if it is not on the panel.
+    """
+    c, used = len(cells.contexts), programs.columns
+    weights, n_genes = programs.without(own)
+    context = cells.context[chosen]
+    scores = np.concatenate(
+        [
+            _log1p(cells.cp10k(cells.rows[chosen[part]]))[:, used] @ weights[:, used].T
+            for part in _chunks(len(chosen))
+        ]
+    )
+    n = np.bincount(context, minlength=c).astype(np.float64)[:, None]
+    indicator = _indicator(context, c)
+    halves = assign_halves(context, SPLIT_HALVES, rng)
+    half_indicators, half_counts = half_indicator(context, halves, c)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = (indicator @ scores) / n
+        centred = scores - mean[context]
+        variance = np.where(n > 1, (indicator @ centred**2) / (n - 1), np.nan) / n
+        half_means = (half_indicators @ scores).reshape(SPLIT_HALVES, 2, c, -1) / half_counts[
+            ..., None
+        ]
+    control_mean = controls.moments.mean @ weights.T
+    control_halves = controls.half_means @ weights[:, used].T
+    return TargetScores(
+        score=mean - control_mean,
+        variance=variance + _control_variance(own, programs, controls),
+        halves=half_means - control_halves,
+        n_genes=n_genes,
+    )
+
+
+def _control_variance(own: int, programs: ProgramMatrix, controls: Controls) -> Floats:
+    """Return the squared standard error of control scores without gene ``own``, shape (C, P)."""
+    total = np.abs(programs.weights).sum(axis=1)
+    variance = controls.score_variance
+    if own >= 0:
+        weight = programs.weights[:, own]
+        total = total - np.abs(weight)
+        variance = variance - 2 * weight * controls.score_covariance[:, :, own]
+        variance = variance + weight**2 * controls.moments.variance[:, own][:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.maximum(variance, 0.0) / total**2 / controls.moments.n[:, None])

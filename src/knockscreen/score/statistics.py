@@ -1,0 +1,72 @@
+"""Small statistics with their undefined cases stated: NaN where a number would be invented."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtr
+from scipy.stats import rankdata
+
+Floats = NDArray[np.float64]
+
+
+def benjamini_hochberg(p_values: ArrayLike) -> Floats:
+    """Return Benjamini-Hochberg FDR of p-values along the last axis; NaN p-values are not tests.
+
+    >>> benjamini_hochberg([0.01, 0.04, 0.03, 0.2]).round(4).tolist()
+    [0.04, 0.0533, 0.0533, 0.2]
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    tests = np.isfinite(p).sum(axis=-1, keepdims=True)
+    order = np.argsort(p, axis=-1, kind="stable")  # NaN last
+    ranks = np.arange(1, p.shape[-1] + 1)
+    scaled = np.take_along_axis(p, order, axis=-1) * tests / ranks
+    scaled = np.where(np.isnan(scaled), np.inf, scaled)
+    monotone = np.minimum.accumulate(scaled[..., ::-1], axis=-1)[..., ::-1]
+    fdr = np.empty_like(p)
+    np.put_along_axis(fdr, order, np.minimum(monotone, 1.0), axis=-1)
+    return np.where(np.isnan(p), np.nan, fdr)
+
+
+def spearman(a: ArrayLike, b: ArrayLike) -> float:
+    """Return Spearman's rank correlation over pairs where both are finite, ties averaged.
+
+    NaN with fewer than three pairs, or where one side is constant.
+    """
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    both = np.isfinite(a) & np.isfinite(b)
+    if both.sum() < 3:
+        return float("nan")
+    x, y = rankdata(a[both]), rankdata(b[both])
+    x, y = x - x.mean(), y - y.mean()
+    norm = float(np.sqrt((x @ x) * (y @ y)))
+    return float(x @ y) / norm if norm > 0 else float("nan")
+
+
+def perfect_predictor_correlation(split_half: float) -> float:
+    """Return the correlation a perfect predictor is expected to reach with the full measurement.
+
+    The reliability of the full measurement is 2r / (1 + r) for split-half correlation r
+    (Spearman-Brown); the correlation of the truth with a measurement is the square root of the
+    measurement's reliability. NaN for r < 0, where the halves share nothing.
+
+    >>> round(perfect_predictor_correlation(0.5), 4)
+    0.8165
+    """
+    if not split_half >= 0:
+        return float("nan")
+    return float(np.sqrt(2 * split_half / (1 + split_half)))
+
+
+def welch_p_value(
+    difference: Floats, variance_a: Floats, n_a: Floats, variance_b: Floats, n_b: Floats
+) -> Floats:
+    """Return two-sided p-values of Welch's t-test from means' difference and sample variances.
+
+    NaN where a side has fewer than two units, or where neither side varies (0/0).
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        part_a, part_b = variance_a / n_a, variance_b / n_b
+        squared = part_a + part_b
+        freedom = squared**2 / (part_a**2 / (n_a - 1) + part_b**2 / (n_b - 1))
+        p = 2 * stdtr(freedom, -np.abs(difference) / np.sqrt(squared))
+    defined = (np.asarray(n_a) >= 2) & (np.asarray(n_b) >= 2) & (squared > 0)
+    return np.where(defined, p, np.nan)
