@@ -19,6 +19,7 @@ from knockscreen import artifacts
 from knockscreen.config import NonNegative, Section, read_stage, read_values
 from knockscreen.errors import DataError
 from knockscreen.store import effects, tables
+from knockscreen.store.connection import SCHEMA_VERSION
 from knockscreen.store.tables import json_text
 
 Progress = Callable[[int, int, str], None]
@@ -257,7 +258,7 @@ def _limit(connection: duckdb.DuckDBPyConnection, resources: Resources) -> None:
 def _verify(path: Path) -> None:
     with duckdb.connect(path, read_only=True) as connection:
         found = connection.sql("select schema_version from runs").fetchall()
-    if found != [(tables.SCHEMA_VERSION,)]:
+    if found != [(SCHEMA_VERSION,)]:
         msg = f"{path.name} was not written whole; build it again."
         raise DataError(msg)
 

@@ -16,9 +16,7 @@ from knockscreen.artifacts import read_json, versions
 from knockscreen.errors import DataError
 from knockscreen.names import GENE, GENE_ID, NTC, TARGET_GENE, TARGET_GENE_ID, parse_context
 from knockscreen.score.programs import read_programs
-
-SCHEMA_VERSION = 1
-"""Raised when a table or column changes its name or meaning; readers refuse another version."""
+from knockscreen.store.connection import SCHEMA_VERSION
 
 MAX_KEYS = 65_535
 POINTERS = ".manifest.json"

@@ -1,0 +1,56 @@
+"""Columns and types of the answers: names as in the database, whatever the data."""
+
+import polars as pl
+
+Schema = dict[str, pl.DataType]
+
+TEXT, INT, F32, F64, BOOL = pl.String(), pl.Int64(), pl.Float32(), pl.Float64(), pl.Boolean()
+
+TOP: Schema = {
+    "program": TEXT, "context": TEXT, "target_gene": TEXT, "target_gene_id": TEXT,
+    "direction": TEXT, "rank": INT, "rank_low": INT, "rank_high": INT, "score": F64,
+    "score_sd": F64, "p_value": F64, "fdr": F64, "evidence": TEXT, "control_status": TEXT,
+    "n_genes": INT, "measured_score": F64, "measured_score_sd": F64,
+}  # fmt: skip
+SHOW_PROGRAMS: Schema = {
+    "target_gene": TEXT, "target_gene_id": TEXT, "context": TEXT, "evidence": TEXT,
+    "program": TEXT, "score": F64, "score_sd": F64, "n_genes": INT, "rank_toward": INT,
+    "rank_away": INT, "n_ranked": INT, "measured_score": F64, "measured_score_sd": F64,
+    "n_cells": INT,
+}  # fmt: skip
+SHOW_GENES: Schema = {
+    "target_gene": TEXT, "target_gene_id": TEXT, "context": TEXT, "evidence": TEXT, "gene": TEXT,
+    "gene_id": TEXT, "log2_fold_change": F32, "delta": F32, "delta_se": F32,
+    "measured_log2_fold_change": F32, "measured_delta": F32, "measured_standard_error": F32,
+    "is_target": BOOL,
+}  # fmt: skip
+SHOW: Schema = {"part": TEXT} | SHOW_PROGRAMS | SHOW_GENES
+MOVERS: Schema = {
+    "gene": TEXT, "gene_id": TEXT, "context": TEXT, "target_gene": TEXT, "target_gene_id": TEXT,
+    "log2_fold_change": F32, "delta": F32, "delta_se": F32, "evidence": TEXT, "is_target": BOOL,
+    "measured_delta": F32, "measured_standard_error": F32,
+}  # fmt: skip
+COMPARE: Schema = {
+    "program_a": TEXT, "program_b": TEXT, "context": TEXT, "target_gene": TEXT,
+    "target_gene_id": TEXT, "evidence": TEXT, "difference": F64, "score_a": F64,
+    "score_sd_a": F64, "score_b": F64, "score_sd_b": F64, "measured_difference": F64,
+}  # fmt: skip
+EXPLAIN: Schema = {
+    "target_gene": TEXT, "target_gene_id": TEXT, "program": TEXT, "context": TEXT,
+    "evidence": TEXT, "gene": TEXT, "gene_id": TEXT, "weight": F64, "delta": F32, "delta_se": F32,
+    "contribution": F64, "measured_delta": F32, "measured_contribution": F64, "in_panel": BOOL,
+    "is_target": BOOL,
+}  # fmt: skip
+RUNS: Schema = {
+    "run": TEXT, "created": pl.Datetime("us"), "schema_version": INT, "knockscreen_version": TEXT,
+    "seed": INT, "simulated": BOOL, "n_cells": INT, "n_genes": INT, "n_targets": INT,
+    "n_contexts": INT, "draws": INT, "store_digest": TEXT, "config": TEXT, "versions": TEXT,
+}  # fmt: skip
+PROGRAMS: Schema = {
+    "program": TEXT, "n_genes": INT, "n_panel_genes": INT, "status": TEXT, "control_status": TEXT,
+    "description": TEXT, "source": TEXT,
+}  # fmt: skip
+CONTEXTS: Schema = {
+    "context": TEXT, "is_pooled": BOOL, "pooled_over": TEXT, "n_cells": INT,
+    "n_control_cells": INT,
+}  # fmt: skip

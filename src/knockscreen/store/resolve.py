@@ -1,0 +1,217 @@
+"""From what a person types to what the database holds, or one sentence that names the nearest."""
+
+from dataclasses import dataclass
+
+import duckdb
+
+from knockscreen.errors import ConfigError, DatabaseError, UnknownNameError, nearest, suggest
+from knockscreen.names import parse_context
+from knockscreen.store.connection import rows
+
+WHY_NOT = {
+    "not_expressed": "not_expressed (too few cells express it to be on the panel)",
+    "filtered": "filtered (QC kept no cells of it)",
+    "not_in_library": "not_in_library (it was not knocked down, and is not on the panel)",
+    "not_a_candidate": "not_a_candidate (measured, but not among screen.candidates)",
+}
+
+
+@dataclass(frozen=True)
+class Gene:
+    """A gene of the panel."""
+
+    key: int
+    gene: str
+    gene_id: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """A knock-down of the database."""
+
+    key: int
+    target_gene: str
+    target_gene_id: str
+    evidence: str | None
+    status: str
+
+
+@dataclass(frozen=True)
+class Context:
+    """A context of the database."""
+
+    key: int
+    context: str
+    is_pooled: bool
+
+
+def program(connection: duckdb.DuckDBPyConnection, name: str) -> str:
+    """Return the program called ``name``, in any case.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such program.
+    DatabaseError
+        It was not ranked.
+    """
+    known = rows(connection, "select program, status, n_genes, n_panel_genes from programs")
+    for found, status, n_genes, n_panel in known:
+        if found.lower() == name.strip().lower():
+            if status != "ranked":
+                msg = (
+                    f"program {found} was not ranked: {n_panel} of its {n_genes} genes are on the"
+                    " panel (see programs.min_genes and programs.names in the configuration)."
+                )
+                raise DatabaseError(msg)
+            return str(found)
+    msg = f"unknown program '{name}'{suggest(name, (row[0] for row in known))}."
+    raise UnknownNameError(msg)
+
+
+def contexts(connection: duckdb.DuckDBPyConnection, name: str | None) -> list[Context]:
+    """Return the context called ``name``; without a name the pooled ones, or all if none is pooled.
+
+    Factors may be given in any order. ``time=Rest`` is the context pooled over everything else, if
+    the database has it.
+
+    Raises
+    ------
+    DatabaseError
+        The database has contexts with these levels, but not the pooled one.
+    UnknownNameError
+        No context has these levels.
+    """
+    found = rows(
+        connection, "select context_key, context, is_pooled from contexts order by context_key"
+    )
+    known = [Context(*row) for row in found]
+    if name is None:
+        return [context for context in known if context.is_pooled] or known
+    try:
+        wanted = _levels(name)
+    except ConfigError:
+        msg = f"unknown context '{name}'{suggest(name, (c.context for c in known))}."
+        raise UnknownNameError(msg) from None
+    exact = [context for context in known if _levels(context.context) == wanted]
+    if exact:
+        return exact
+    inside = [c.context for c in known if wanted.items() <= _levels(c.context).items()]
+    if inside:
+        msg = (
+            f"no context is pooled to '{name}' in this database; contexts that match:"
+            f" {', '.join(inside)}."
+        )
+        raise DatabaseError(msg)
+    msg = f"unknown context '{name}'{suggest(name, (c.context for c in known))}."
+    raise UnknownNameError(msg)
+
+
+def _levels(name: str) -> dict[str, str]:
+    return parse_context(name.lower())
+
+
+def gene(connection: duckdb.DuckDBPyConnection, name: str) -> Gene:
+    """Return the panel gene called ``name``: a symbol in any case, or an Ensembl id.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such gene in the input.
+    DatabaseError
+        The gene is not on the panel, or the symbol stands for several.
+    """
+    found = rows(
+        connection,
+        "select gene_key, gene, gene_id, in_panel from genes"
+        " where lower(gene) = lower(?1) or lower(gene_id) = lower(?2) order by gene_key",
+        name.strip(),
+        _id(name),
+    )
+    if not found:
+        known = (row[0] for row in rows(connection, "select gene from genes where in_panel"))
+        msg = f"unknown gene '{name}'{suggest(name, known)}."
+        raise UnknownNameError(msg)
+    panel = [row[:3] for row in found if row[3]]
+    if not panel:
+        msg = f"gene {found[0][1]} is not on the panel of this run, so no effect on it is known."
+        raise DatabaseError(msg)
+    if len(panel) > 1:
+        msg = f"'{name}' names several genes: {', '.join(row[2] for row in panel)}; give an id."
+        raise DatabaseError(msg)
+    return Gene(*panel[0])
+
+
+def target(connection: duckdb.DuckDBPyConnection, name: str) -> Target:
+    """Return the knock-down of ``name``: a symbol in any case, or an Ensembl id.
+
+    Raises
+    ------
+    UnknownNameError
+        No gene is called so.
+    DatabaseError
+        The gene was not screened (the message says why), or the symbol stands for several.
+    """
+    found = rows(
+        connection,
+        "select target_key, target_gene, target_gene_id, evidence, status from targets"
+        " where lower(target_gene) = lower(?1) or lower(target_gene_id) = lower(?2)",
+        name.strip(),
+        _id(name),
+    )
+    if len(found) > 1:
+        msg = f"'{name}' names several targets: {', '.join(row[2] for row in found)}; give an id."
+        raise DatabaseError(msg)
+    if not found:
+        _no_target(connection, name)
+    result = Target(*found[0])
+    if result.status not in {"screened", "not_a_candidate"}:
+        why = WHY_NOT.get(result.status, result.status)
+        lost = lost_contexts(connection, result.key)
+        lost = f"; {lost}" if lost else ""
+        msg = f"{result.target_gene} was not screened: {why}{lost}."
+        raise DatabaseError(msg)
+    return result
+
+
+def not_screened(target: Target) -> DatabaseError:
+    """Return the error for a knock-down of which there are no rows."""
+    why = WHY_NOT.get(target.status, f"no rows of it in this context ({target.status})")
+    return DatabaseError(f"{target.target_gene} was not screened: {why}.")
+
+
+def _no_target(connection: duckdb.DuckDBPyConnection, name: str) -> None:
+    known = [row[0] for row in rows(connection, "select target_gene from targets")]
+    genes = rows(
+        connection,
+        "select gene from genes where lower(gene) = lower(?1) or lower(gene_id) = lower(?2)",
+        name.strip(),
+        _id(name),
+    )
+    if genes:
+        near = nearest(name, known)
+        hint = f"; nearest that was: {', '.join(near)}" if near else ""
+        msg = (
+            f"{genes[0][0]} was not screened: not_in_library (a gene of the input, but not knocked"
+            f" down in it nor among screen.candidates){hint}."
+        )
+        raise DatabaseError(msg)
+    msg = f"unknown target '{name}'{suggest(name, known)}."
+    raise UnknownNameError(msg)
+
+
+def lost_contexts(connection: duckdb.DuckDBPyConnection, key: int) -> str:
+    """Return in how many contexts QC kept no cells of a target and why, or an empty text."""
+    counted = rows(
+        connection,
+        "select status, count(*) from target_contexts where target_key = ? and status <> 'kept'"
+        " group by status order by status",
+        key,
+    )
+    return ", ".join(f"{status} in {n} context{'s' * (n > 1)}" for status, n in counted)
+
+
+def _id(name: str) -> str:
+    """Return ``name`` without the version of an Ensembl id (ENSG00000049768.16)."""
+    name = name.strip()
+    return name.split(".")[0] if name.upper().startswith("ENS") else name
