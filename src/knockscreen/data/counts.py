@@ -1,0 +1,333 @@
+"""Raw counts in h5ad files, read in chunks of rows and checked chunk by chunk.
+
+n cells of a chunk, G genes. Every chunk that is handed out holds whole, non-negative counts in
+canonical CSR, its columns in the gene order of the first file; anything else is refused by name.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy import sparse
+
+from knockscreen.config import DataConfig
+from knockscreen.data.h5ad import (
+    column_names,
+    damaged,
+    open_h5ad,
+    read_column,
+    says_log1p,
+    says_simulated,
+)
+from knockscreen.data.presets import INDEX
+from knockscreen.data.vocab import Genes, column_order, read_genes
+from knockscreen.errors import DataError, suggest
+
+CHUNK_ROWS = 20_000
+CHUNK_VALUES = 4_000_000
+"""A chunk has at most this many rows and (but for one row) this many stored values."""
+CSC_VALUES = 20_000_000
+"""A CSC matrix with more stored values is refused, it cannot be read by rows."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Counts (n, G) of the cells ``start`` to ``stop`` of a file, float32 CSR."""
+
+    start: int
+    stop: int
+    counts: sparse.csr_matrix
+
+    @property
+    def rows_of_values(self) -> NDArray[np.int64]:
+        """Row of each stored value within the chunk."""
+        return np.repeat(np.arange(self.stop - self.start), np.diff(self.counts.indptr))
+
+    def row_sums(self, values: NDArray[Any] | None = None) -> NDArray[np.float64]:
+        """Return the sum over each row, exact for counts, shape (n,)."""
+        total = np.zeros(self.counts.nnz + 1)
+        np.cumsum(self.counts.data if values is None else values, dtype=float, out=total[1:])
+        return np.diff(total[self.counts.indptr])
+
+
+class CountsFile:
+    """One h5ad file: its genes, its columns, and its counts by chunks of rows."""
+
+    def __init__(self, path: Path, handle: h5py.File, data: DataConfig) -> None:
+        self.path = path
+        self._handle = handle
+        with damaged(path):
+            self._node = self._matrix(data.layer)
+            self.obs_columns = column_names(handle["obs"])
+            self.barcodes = read_column(handle["obs"], INDEX).cast(pl.String)
+            self.genes = read_genes(handle["var"], data.columns, file=path)
+        self.n_cells = len(self.barcodes)
+        self.simulated = says_simulated(handle)
+        self.order: NDArray[np.int64] | None = None
+        self._check_shape()
+
+    def _matrix(self, layer: str | None) -> Any:
+        where = "X" if layer is None else f"layers/{layer}"
+        if where not in self._handle:
+            layers = list(self._handle.get("layers", {}))
+            hint = f"; layers: {', '.join(layers)}" if layers else ""
+            msg = f"{self.path} has no {where}{hint}; name the raw counts in data.layer."
+            raise DataError(msg)
+        self.where = "X" if layer is None else f"layer '{layer}'"
+        return self._handle[where]
+
+    @property
+    def encoding(self) -> str:
+        """``csr``, ``csc`` or ``dense``."""
+        if isinstance(self._node, h5py.Dataset):
+            return "dense"
+        kind = str(
+            self._node.attrs.get("encoding-type", self._node.attrs.get("h5sparse_format", ""))
+        )
+        return kind.removesuffix("_matrix")
+
+    def _check_shape(self) -> None:
+        if self.encoding == "dense":
+            shape = self._node.shape
+        elif self.encoding in {"csr", "csc"}:
+            shape = self._node.attrs.get("shape", self._node.attrs.get("h5sparse_shape"))
+        else:
+            msg = f"{self.where} of {self.path} is stored as '{self.encoding}'; expected CSR (or dense) counts."
+            raise DataError(msg)
+        if tuple(shape) != (self.n_cells, len(self.genes)):
+            msg = (
+                f"{self.where} of {self.path} has shape {tuple(int(s) for s in shape)}, but obs and var name "
+                f"{self.n_cells} cells and {len(self.genes)} genes; the file is damaged."
+            )
+            raise DataError(msg)
+
+    def column(self, name: str) -> pl.Series:
+        """Return one obs column, missing values as null."""
+        with damaged(self.path):
+            return read_column(self._handle["obs"], name)
+
+    def chunks(self, rows: int = CHUNK_ROWS, values: int = CHUNK_VALUES) -> Iterator[Chunk]:
+        """Yield all cells in order, checked, in chunks of at most ``rows`` cells.
+
+        Raises
+        ------
+        DataError
+            Values that are not raw counts (fractional, negative, missing, log-transformed), naming
+            the first cell and gene, or blocks of the file that cannot be read.
+        """
+        for start, stop, matrix in self._pieces(rows, values):
+            if self.order is not None and matrix.nnz:
+                matrix.indices = self.order[matrix.indices].astype(matrix.indices.dtype)
+                matrix.has_sorted_indices = False
+            matrix.sum_duplicates()
+            self._check_values(matrix, start)
+            if matrix.nnz and not matrix.data.all():
+                matrix.eliminate_zeros()
+            yield Chunk(start, stop, matrix)
+
+    def _pieces(self, rows: int, values: int) -> Iterator[tuple[int, int, sparse.csr_matrix]]:
+        read = {"csr": self._from_csr, "csc": self._from_csc, "dense": self._from_dense}
+        with damaged(self.path):
+            yield from read[self.encoding](rows, values)
+
+    def _from_csr(self, rows: int, values: int) -> Iterator[tuple[int, int, sparse.csr_matrix]]:
+        indptr = self._node["indptr"][:].astype(np.int64)
+        n_values = self._node["data"].shape[0]
+        if (
+            len(indptr) != self.n_cells + 1
+            or indptr[0] != 0
+            or indptr[-1] != n_values
+            or (np.diff(indptr) < 0).any()
+        ):
+            msg = f"the row pointers of {self.where} in {self.path} do not fit its values; the file is damaged."
+            raise DataError(msg)
+        start = 0
+        while start < self.n_cells:
+            fits = int(np.searchsorted(indptr, indptr[start] + values, side="right")) - 1
+            stop = min(max(fits, start + 1), start + rows, self.n_cells)
+            lo, hi = int(indptr[start]), int(indptr[stop])
+            data = _as_float(self._node["data"][lo:hi])
+            indices = self._node["indices"][lo:hi]
+            if len(indices) and (indices.min() < 0 or indices.max() >= len(self.genes)):
+                msg = f"{self.where} of {self.path} points to a gene beyond its {len(self.genes)}; the file is damaged."
+                raise DataError(msg)
+            pointers = (indptr[start : stop + 1] - lo).astype(np.int32)
+            shape = (stop - start, len(self.genes))
+            yield start, stop, sparse.csr_matrix((data, indices, pointers), shape=shape)
+            start = stop
+
+    def _from_csc(self, rows: int, values: int) -> Iterator[tuple[int, int, sparse.csr_matrix]]:
+        n_values = self._node["data"].shape[0]
+        if n_values > CSC_VALUES:
+            msg = (
+                f"{self.where} of {self.path} is CSC with {n_values:,} values, which cannot be read by rows; "
+                "convert it to CSR (adata.X = adata.X.tocsr()) and write it again."
+            )
+            raise DataError(msg)
+        parts = (
+            _as_float(self._node["data"][:]),
+            self._node["indices"][:],
+            self._node["indptr"][:],
+        )
+        whole = sparse.csc_matrix(parts, shape=(self.n_cells, len(self.genes))).tocsr()
+        for start in range(0, self.n_cells, rows):
+            stop = min(start + rows, self.n_cells)
+            yield start, stop, whole[start:stop]
+
+    def _from_dense(self, rows: int, values: int) -> Iterator[tuple[int, int, sparse.csr_matrix]]:
+        step = min(rows, max(1, values // max(1, len(self.genes))))
+        for start in range(0, self.n_cells, step):
+            stop = min(start + step, self.n_cells)
+            yield start, stop, sparse.csr_matrix(_as_float(self._node[start:stop]))
+
+    def _check_values(self, matrix: sparse.csr_matrix, start: int) -> None:
+        data = matrix.data
+        if not len(data):
+            return
+        low, high = data.min(), data.max()
+        if not (np.isfinite(low) and np.isfinite(high)):
+            self._refuse(matrix, start, ~np.isfinite(data), "missing or infinite values", "")
+        if low < 0:
+            self._refuse(matrix, start, data < 0, "negative values", "; looks scaled")
+        fractional = np.rint(data) != data
+        if fractional.any():
+            looks = "log-transformed" if says_log1p(self._handle) else _looks(matrix)
+            self._refuse(matrix, start, fractional, "non-integer values", f"; looks {looks}")
+
+    def _refuse(
+        self, matrix: sparse.csr_matrix, start: int, bad: NDArray[np.bool_], what: str, looks: str
+    ) -> None:
+        first = int(np.flatnonzero(bad)[0])
+        row = int(np.searchsorted(matrix.indptr, first, side="right")) - 1
+        column = int(matrix.indices[first])
+        at = int(np.flatnonzero(self.order == column)[0]) if self.order is not None else column
+        msg = (
+            f"{self.where} of {self.path} has {what}, e.g. {matrix.data[first]:.4g} at cell "
+            f"{self.barcodes[start + row]}, gene {self.genes.genes[at]}{looks}; "
+            "give raw counts, in X or in the layer named by data.layer."
+        )
+        raise DataError(msg)
+
+
+def _as_float(values: NDArray[Any]) -> NDArray[Any]:
+    """Return counts as float32, or as they are where that could lose something."""
+    if values.dtype == np.float32:
+        return values
+    if values.dtype.kind in "iub" and (not values.size or values.max() < 2**24):
+        return values.astype(np.float32)
+    return values.astype(np.float64)
+
+
+def _looks(matrix: sparse.csr_matrix, rows: int = 20) -> str:
+    """Say what fractional values look like, from the ratios of the values within a cell.
+
+    Raw counts after log1p (of any scale) are whole multiples of the smallest once the log is undone;
+    counts divided by the library size are whole multiples as they are.
+    """
+    log, scaled = [], []
+    for row in range(min(rows, matrix.shape[0])):
+        values = matrix.data[matrix.indptr[row] : matrix.indptr[row + 1]].astype(float)
+        values = values[values > 0]
+        if len(np.unique(values)) < 2:
+            continue
+        scaled.append(_whole_multiples(values))
+        log.append(values.max() < 50 and _whole_multiples(np.expm1(values)))
+    if log and np.mean(log) > 0.5:
+        return "log-transformed"
+    if scaled and np.mean(scaled) > 0.5:
+        return "normalised (counts divided by a size factor)"
+    return "log-transformed or corrected" if matrix.data.max() < 20 else "corrected or normalised"
+
+
+def _whole_multiples(values: NDArray[np.float64]) -> bool:
+    ratio = values / values.min()
+    return bool(np.allclose(ratio, np.rint(ratio), rtol=2e-3, atol=2e-3))
+
+
+class Inputs:
+    """The counts files of a run, opened together; all have the same genes."""
+
+    def __init__(self, paths: Sequence[Path | str], data: DataConfig) -> None:
+        self._stack = ExitStack()
+        self.data = data
+        self.files: list[CountsFile] = []
+        if not paths:
+            msg = "no counts files; list them in data.files, or simulate a screen first."
+            raise DataError(msg)
+        try:
+            for path in map(Path, paths):
+                handle = self._stack.enter_context(open_h5ad(path))
+                self.files.append(CountsFile(path, handle, data))
+            self._align()
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _align(self) -> None:
+        first = self.files[0]
+        for file in self.files[1:]:
+            if file.genes != first.genes:
+                file.order = column_order(first.genes, file.genes, file=file.path, first=first.path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def genes(self) -> Genes:
+        """The genes, in the order of the first file."""
+        return self.files[0].genes
+
+    @property
+    def simulated(self) -> bool:
+        """Whether any file says that it is simulated."""
+        return any(file.simulated for file in self.files)
+
+    @property
+    def n_cells(self) -> int:
+        """Cells in all files."""
+        return sum(file.n_cells for file in self.files)
+
+    def chunks(self, rows: int = CHUNK_ROWS) -> Iterator[tuple[int, Chunk]]:
+        """Yield (offset, chunk) over all files; ``offset`` is the chunk's first cell among all."""
+        offset = 0
+        for file in self.files:
+            for chunk in file.chunks(rows):
+                yield offset + chunk.start, chunk
+            offset += file.n_cells
+
+
+def find_inputs(paths: Sequence[Path | str]) -> list[Path]:
+    """Return the h5ad files that ``paths`` name; a folder stands for those in it, sorted.
+
+    Raises
+    ------
+    DataError
+        A folder without h5ad files.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = sorted(path.glob("*.h5ad"))
+        if not inside:
+            names = [p.name for p in path.iterdir()]
+            msg = f"folder {path} has no .h5ad files{suggest('counts.h5ad', names)}."
+            raise DataError(msg)
+        found.extend(inside)
+    return found
