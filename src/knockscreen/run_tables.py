@@ -1,0 +1,150 @@
+"""The tables of one run, found by name: a missing one says which verb writes it."""
+
+from functools import cached_property
+from pathlib import Path
+
+import polars as pl
+
+from knockscreen.artifacts import read_json
+from knockscreen.errors import DataError, UnknownNameError, suggest
+from knockscreen.names import Evidence, parse_context
+
+WRITERS = {
+    "qc": "qc",
+    "store": "normalize",
+    "vae": "train-vae",
+    "flow": "train-flow",
+    "screen": "generate",
+    "score": "score",
+    "measured": "measure",
+    "rank": "rank",
+}
+"""Folder of a run -> verb that writes it."""
+VERBS = {"screen/matched.npz": "generate-matched", "screen/candidates.parquet": "plan"}
+
+
+class RunTables:
+    """Reads of ``results/<run>/``; ``used`` lists what was read, for the manifest."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.used: list[Path] = []
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file of the run.
+
+        Raises
+        ------
+        DataError
+            It is not there; the message names the verb that writes it.
+        """
+        path = self.folder / name
+        if not path.exists():
+            verb = VERBS.get(name, WRITERS[name.split("/", maxsplit=1)[0]])
+            msg = f"{path} does not exist; 'knockscreen {verb}' writes it: run that stage first."
+            raise DataError(msg)
+        self.used.append(path)
+        return path
+
+    def scan(self, name: str, columns: tuple[str, ...]) -> pl.LazyFrame:
+        """Return some columns of a Parquet table, or of all shards in a folder, unread.
+
+        Raises
+        ------
+        DataError
+            The table is missing, empty of shards, or lacks a column.
+        """
+        path = self.path(name)
+        files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+        if not files:
+            verb = WRITERS[name.split("/", maxsplit=1)[0]]
+            msg = f"{path} holds no Parquet shard; run 'knockscreen {verb}' first."
+            raise DataError(msg)
+        frame = pl.scan_parquet(files)
+        found = frame.collect_schema().names()
+        missing = [column for column in columns if column not in found]
+        if missing:
+            msg = f"{path} has no column '{missing[0]}'{suggest(missing[0], found)}."
+            raise DataError(msg)
+        return frame.select(columns)
+
+    def has(self, name: str) -> bool:
+        """Say whether the run has this file."""
+        return (self.folder / name).exists()
+
+    @cached_property
+    def simulated(self) -> bool:
+        """Whether the counts are simulated, as the store (or before it the QC) says."""
+        if self.has("store/store.json"):
+            return bool(read_json(self.folder / "store/store.json").get("simulated", False))
+        if self.has("qc/inputs.parquet"):
+            return bool(pl.read_parquet(self.folder / "qc/inputs.parquet")["simulated"].any())
+        return self.has("input/regulators.tsv")
+
+    @cached_property
+    def planted(self) -> dict[str, frozenset[str]] | None:
+        """Program -> symbols of the regulators planted in a simulated screen; None if real."""
+        if not (self.simulated and self.has("input/regulators.tsv")):
+            return None
+        path = self.folder / "input/regulators.tsv"
+        table = pl.read_csv(path, separator="\t", infer_schema=False)
+        gene = next((c for c in ("target_gene", "regulator", "gene") if c in table.columns), None)
+        if gene is None or "program" not in table.columns:
+            found = ", ".join(table.columns)
+            msg = f"{path} needs columns 'program' and 'regulator'; found: {found}."
+            raise DataError(msg)
+        self.used.append(path)
+        grouped = table.group_by("program").agg(pl.col(gene).unique().sort())
+        return {program: frozenset(genes) for program, genes in grouped.iter_rows()}
+
+    def scores(self) -> pl.LazyFrame:
+        """Return predicted program scores, without the measured rows beside them."""
+        columns = ("program", "context", "target_gene_id", "target_gene", "evidence", "score")
+        table = self.scan("rank/program_scores.parquet", (*columns, "score_sd"))
+        return table.filter(pl.col("evidence") != Evidence.MEASURED)
+
+    def check_program(self, program: str) -> str:
+        """Return ``program`` if it was scored in this run.
+
+        Raises
+        ------
+        UnknownNameError
+            It was not; the message names the nearest that was.
+        """
+        known = self.scores().select("program").unique().collect()["program"].sort().to_list()
+        if program not in known:
+            msg = f"program '{program}' has no scores in {self.folder}{suggest(program, known)}."
+            raise UnknownNameError(msg)
+        return program
+
+    def choose_context(
+        self, program: str, wanted: str | None, among: list[str] | None = None
+    ) -> str:
+        """Return ``wanted``, or the most pooled context; of equals the one with the widest scores.
+
+        Parameters
+        ----------
+        program
+            Program whose spread of scores decides.
+        wanted
+            A context by name; None chooses.
+        among
+            Contexts to choose from; None: all that were scored.
+
+        Raises
+        ------
+        UnknownNameError
+            ``wanted`` has no scores; the message names the nearest that have.
+        """
+        rows = self.scores().filter(pl.col("program") == program)
+        spread = rows.group_by("context").agg(pl.col("score").std().fill_null(0.0)).collect()
+        known = {c: s for c, s in spread.iter_rows() if among is None or c in among}
+        if wanted is not None and wanted in known:
+            return wanted
+        if wanted is not None or not known:
+            name = wanted or "(any)"
+            near = suggest(name, sorted(known))
+            msg = f"context '{name}' has no scores of program '{program}' in {self.folder}{near}."
+            raise UnknownNameError(msg)
+        order = sorted((len(parse_context(name)), -width, name) for name, width in known.items())
+        return str(order[0][2])
