@@ -116,7 +116,7 @@ STAGES: dict[str, Stage] = {
     "plot": Stage(
         ("plot",),
         ("report", "programs", "rank"),
-        (*NAMES, "figures.py", "figures/*.py", "cli_plot.py::plot"),
+        (*NAMES, "run_tables.py", "figures/*.py", "cli_plot.py::plot"),
     ),
 }
 
