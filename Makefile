@@ -18,7 +18,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PYTHON ?= $(firstword $(shell command -v python3.11 python3 2>/dev/null))
 CONFIG ?=
-PIP_INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip install -qq -c constraints.txt
 SNAKEMAKE = PATH="$(CURDIR)/$(BIN):$$PATH" snakemake $(if $(CONFIG),--configfile $(CONFIG))
 PYTHON_CODE := $(wildcard src tests benchmarks workflow/scripts)
 

@@ -29,6 +29,7 @@ rule qc:
     input:
         counts=counts,
     output:
+        inputs="results/{run}/qc/inputs.parquet",
         cells="results/{run}/qc/cells.parquet",
         genes="results/{run}/qc/genes.parquet",
         guides="results/{run}/qc/guides.parquet",
@@ -55,6 +56,7 @@ rule qc:
 rule normalize:
     input:
         counts=counts,
+        inputs="results/{run}/qc/inputs.parquet",
         cells="results/{run}/qc/cells.parquet",
         genes="results/{run}/qc/genes.parquet",
         targets="results/{run}/qc/targets.parquet",

@@ -32,6 +32,7 @@ rule build_db:
     input:
         store="results/{run}/store/store.json",
         panel="results/{run}/store/panel.parquet",
+        cells="results/{run}/store/cells.parquet",
         qc="results/{run}/qc/targets.parquet",
         vae="results/{run}/vae/vae.json",
         flow="results/{run}/flow/flow.json",
@@ -39,6 +40,7 @@ rule build_db:
         candidates="results/{run}/screen/candidates.parquet",
         effects=all_shards("results/{run}/score/effects/{shard}.parquet"),
         measured="results/{run}/measured/effects.parquet",
+        halves="results/{run}/measured/programs.parquet",
         ceiling="results/{run}/measured/ceiling.parquet",
         scores="results/{run}/rank/program_scores.parquet",
         rankings="results/{run}/rank/rankings.parquet",

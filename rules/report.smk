@@ -1,6 +1,7 @@
 # Every figure is one job of `knockscreen plot`; the rules differ in what they read and in their caption.
 rule plot_qc:
     input:
+        store="results/{run}/store/store.json",
         cells="results/{run}/qc/cells.parquet",
         guides="results/{run}/qc/guides.parquet",
         summary="results/{run}/qc/summary.parquet",
@@ -29,6 +30,7 @@ rule plot_qc:
 
 use rule plot_qc as plot_loss with:
     input:
+        store="results/{run}/store/store.json",
         vae="results/{run}/vae/loss.parquet",
         flow="results/{run}/flow/loss.parquet",
     output:
@@ -60,7 +62,8 @@ use rule plot_qc as plot_cells with:
 use rule plot_qc as plot_volcano with:
     input:
         store="results/{run}/store/store.json",
-        rankings="results/{run}/rank/rankings.parquet",
+        scores="results/{run}/rank/program_scores.parquet",
+        measured="results/{run}/measured/effects.parquet",
         effects=all_shards("results/{run}/score/effects/{shard}.parquet"),
     output:
         figure=report(
@@ -75,6 +78,8 @@ use rule plot_qc as plot_volcano with:
 
 use rule plot_qc as plot_ranking with:
     input:
+        store="results/{run}/store/store.json",
+        scores="results/{run}/rank/program_scores.parquet",
         rankings="results/{run}/rank/rankings.parquet",
     output:
         figure=report(
@@ -89,8 +94,8 @@ use rule plot_qc as plot_ranking with:
 
 use rule plot_qc as plot_heatmap with:
     input:
+        store="results/{run}/store/store.json",
         scores="results/{run}/rank/program_scores.parquet",
-        rankings="results/{run}/rank/rankings.parquet",
     output:
         figure=report(
             "results/{run}/figures/heatmap.svg",
@@ -104,9 +109,10 @@ use rule plot_qc as plot_heatmap with:
 
 use rule plot_qc as plot_measured with:
     input:
+        store="results/{run}/store/store.json",
+        scores="results/{run}/rank/program_scores.parquet",
         measured="results/{run}/measured/programs.parquet",
         ceiling="results/{run}/measured/ceiling.parquet",
-        scores="results/{run}/rank/program_scores.parquet",
     output:
         figure=report(
             "results/{run}/figures/measured.svg",

@@ -14,7 +14,7 @@ from typing import Any
 
 SOURCE = Path(__file__).parent
 
-PLUMBING = ("__init__", "artifacts", "config", "errors")
+PLUMBING = ("artifacts", "config", "errors", "progress")
 """Modules that no stage declares: how a run is read, written and reported, not what it computes."""
 
 
@@ -33,23 +33,24 @@ class Stage:
 
 
 NAMES = ("names.py",)
+DATA = ("data/*.py",)
 MODEL = ("data/cells.py", "nn/*.py", "models/*.py", "checkpoint.py", "flow.py")
 
 STAGES: dict[str, Stage] = {
     "simulate": Stage(
         ("simulate",),
         ("simulate",),
-        (*NAMES, "simulate/*.py", "simulate/*.tsv", "cli_data.py::simulate"),
+        (*NAMES, "simulate/*.py", "simulate/*.tsv", "cli_simulate.py::simulate"),
     ),
     "qc": Stage(
         ("qc",),
-        ("seed", "data", "qc"),
-        (*NAMES, "data/*.py", "cli_data.py::qc"),
+        ("data", "qc"),
+        (*NAMES, *DATA, "cli_data.py::qc"),
     ),
     "normalize": Stage(
         ("normalize",),
         ("data", "qc", "panel", "splits", "programs"),
-        (*NAMES, "data/*.py", "cli_data.py::normalize"),
+        (*NAMES, *DATA, "score/programs.py", "cli_data.py::normalize"),
     ),
     "train_vae": Stage(("train-vae",), ("seed", "vae"), version=1),
     "encode": Stage(
@@ -87,11 +88,11 @@ STAGES: dict[str, Stage] = {
     "measure": Stage(
         ("measure",),
         ("seed", "programs", "rank"),
-        (*NAMES, "data/*.py", "score/*.py", "cli_score.py::measure"),
+        (*NAMES, *DATA, "score/*.py", "cli_score.py::measure"),
     ),
     "rank": Stage(
         ("rank",),
-        ("seed", "rank", "programs"),
+        ("seed", "rank"),
         (*NAMES, "score/*.py", "cli_score.py::rank"),
     ),
     "build_db": Stage(
@@ -111,7 +112,7 @@ STAGES: dict[str, Stage] = {
             "rank",
             "report",
         ),
-        (*NAMES, "store/*.py", "store/*.sql", "cli_store.py::build_db"),
+        (*NAMES, "store/*.py", "store/*.sql", "score/programs.py", "cli_store.py::build_db"),
     ),
     "plot": Stage(
         ("plot",),

@@ -1,7 +1,7 @@
 """Remove the lock that a killed snakemake left in this folder, unless its jobs still run.
 
-Snakemake locks its working directory and takes the lock away when it ends, also after Ctrl-C; only a
-kill or a power cut leaves it. ``make screen`` calls this first, so that it just goes on.
+Snakemake locks its working directory and takes the lock away when it ends, also after Ctrl-C; only
+a kill or a power cut leaves it. ``make screen`` calls this first, so that it just goes on.
 """
 
 import shutil
