@@ -1,8 +1,8 @@
 """The questions that people ask of a database, one function each.
 
 Every function takes a read-only connection and returns a polars frame whose columns and types stand
-in :mod:`knockscreen.store.frames` and do not depend on the data: missing is null. Scores and deltas are perturbed
-minus control, in log1p CP10k.
+in :mod:`knockscreen.store.frames` and do not depend on the data: missing is null. Scores and deltas
+are perturbed minus control, in log1p CP10k.
 """
 
 from typing import Literal
@@ -385,10 +385,21 @@ def sql(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
                 " ask with select, describe or show."
             )
             raise DatabaseError(msg)
-        return table(connection, query)
+        return _plain_numbers(table(connection, query))
     except duckdb.Error as error:
         what = " ".join(str(error).split(" LINE 1:")[0].split("LINE 1:")[0].split())
         tables = "runs, targets, genes, contexts, programs, rankings, program_scores, effects"
         hint = f" (tables: {tables}, ...)" if isinstance(error, duckdb.CatalogException) else ""
         msg = f"SQL refused: {what}{hint}"
         raise DatabaseError(msg) from None
+
+
+def _plain_numbers(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return sums and decimals, which DuckDB gives 38 digits, as integers and floats."""
+    casts: Schema = {}
+    for name, dtype in frame.schema.items():
+        if isinstance(dtype, pl.Decimal) or dtype in {pl.Int128, pl.UInt128}:
+            whole = not isinstance(dtype, pl.Decimal) or dtype.scale == 0
+            fits = frame[name].cast(pl.Float64).abs().le(2.0**62).all()
+            casts[name] = INT if whole and fits else F64
+    return frame.cast(casts)

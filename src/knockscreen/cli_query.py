@@ -1,0 +1,296 @@
+"""Verbs that ask a finished screen: one question each, read-only."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from knockscreen import cli_output as out
+from knockscreen.cli_output import Format, interval, spread, text
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from knockscreen.store.screen import Screen
+
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
+DbOption = Annotated[
+    Path | None, typer.Option(help="Database, or a run's folder; else that of the only run.")
+]
+RunOption = Annotated[str | None, typer.Option(help="Name of the run under results/.")]
+ContextOption = Annotated[
+    str | None,
+    typer.Option(help="factor=level[,factor=level]; else the pooled contexts, or all."),
+]
+NOption = Annotated[int, typer.Option("-n", min=0, help="Rows per context; 0: all.")]
+ProgramArgument = Annotated[str, typer.Argument(metavar="PROGRAM", help="Name of a program.")]
+TargetArgument = Annotated[str, typer.Argument(metavar="TARGET", help="Symbol or Ensembl id.")]
+
+PROGRAM_NAMES = "knockscreen programs lists the names."
+RUN_COLUMNS = (
+    "run", "created", "simulated", "n_cells", "n_genes", "n_targets", "n_contexts", "draws", "seed",
+    "knockscreen_version",
+)  # fmt: skip
+UNCALIBRATED = (
+    "fdr and the positive controls are not computed in this database: the order is a prediction,"
+    " not a test."
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this module to the command line."""
+    for verb in (top, show, movers, compare, explain, runs, programs, contexts, sql):
+        app.command(verb.__name__)(verb)
+
+
+def _open(db: Path | None, run: str | None) -> "Screen":
+    from knockscreen.store.connection import find_database
+    from knockscreen.store.screen import Screen
+
+    return Screen(find_database(db, run))
+
+
+def _emit(screen: "Screen", format: Format, frame: Any, draw: Any, notes: Sequence[str]) -> None:
+    simulated = bool(screen.run["simulated"])
+    out.emit(frame, format, draw, simulated=simulated, notes=notes)
+
+
+def top(
+    program: Annotated[str, typer.Option(help=f"Name of a program; {PROGRAM_NAMES}")],
+    context: ContextOption = None,
+    direction: Annotated[
+        Literal["toward", "away"], typer.Option(help="Knock-downs that raise or lower it.")
+    ] = "toward",
+    n: NOption = 20,
+    evidence: Annotated[
+        Literal["predicted", "predicted_seen", "predicted_unseen", "measured"],
+        typer.Option(help="Which ranking; measured: the real cells."),
+    ] = "predicted",
+    format: FormatOption = "table",
+    db: DbOption = None,
+    run: RunOption = None,
+) -> None:
+    """Show the best knock-downs for a program."""
+    columns = [
+        ("rank", interval("rank", "rank_low", "rank_high")),
+        ("target", text("target_gene")),
+        ("score", spread("score", "score_sd")),
+        ("measured", spread("measured_score", "measured_score_sd")),
+        ("fdr", text("fdr")),
+        ("evidence", text("evidence")),
+        ("controls", text("control_status")),
+        ("genes", text("n_genes")),
+    ]
+    with closing(_open(db, run)) as screen:
+        frame = screen.top(program, context, direction=direction, n=n, evidence=evidence)
+        notes = [out.SCORE, out.EVIDENCE]
+        if frame["fdr"].is_null().all():
+            notes.append(UNCALIBRATED)
+        title = f"{frame['program'][0]}, {direction}"
+        _emit(screen, format, frame, lambda: out.by_context(title, columns, frame), notes)
+
+
+def show(
+    target: TargetArgument,
+    context: ContextOption = None,
+    n: NOption = 20,
+    format: FormatOption = "table",
+    db: DbOption = None,
+    run: RunOption = None,
+) -> None:
+    """Show one knock-down: programs and genes it moves, predicted beside measured."""
+    programs_columns = [
+        ("program", text("program")),
+        ("score", spread("score", "score_sd")),
+        ("measured", spread("measured_score", "measured_score_sd")),
+        ("rank toward", text("rank_toward")),
+        ("rank away", text("rank_away")),
+        ("of", text("n_ranked")),
+        ("cells", text("n_cells")),
+        ("genes", text("n_genes")),
+        ("evidence", text("evidence")),
+    ]
+    genes_columns = [
+        ("gene", _gene),
+        ("delta", spread("delta", "delta_se")),
+        ("log2 fc", text("log2_fold_change")),
+        ("measured delta", spread("measured_delta", "measured_standard_error")),
+        ("measured log2 fc", text("measured_log2_fold_change")),
+        ("evidence", text("evidence")),
+    ]
+    with closing(_open(db, run)) as screen:
+        frame = screen.show(target, context, n=n)
+        name = frame["target_gene"][0]
+
+        def draw() -> None:
+            of = frame.filter(frame["part"] == "program")
+            out.by_context(f"{name}: programs moved", programs_columns, of)
+            of = frame.filter(frame["part"] == "gene")
+            out.by_context(f"{name}: genes moved most", genes_columns, of)
+
+        notes = [out.SCORE, out.DELTA, out.EVIDENCE]
+        notes += [f"caveat: {caveat}" for caveat in screen.caveats(target)]
+        _emit(screen, format, frame, draw, notes)
+
+
+def _gene(row: out.Row) -> str:
+    return f"{row['gene']}{' *' if row['is_target'] else ''}"
+
+
+def movers(
+    gene: Annotated[str, typer.Argument(metavar="GENE", help="Symbol or Ensembl id.")],
+    context: ContextOption = None,
+    direction: Annotated[
+        Literal["up", "down"] | None, typer.Option(help="Only knock-downs that move it so.")
+    ] = None,
+    n: NOption = 20,
+    format: FormatOption = "table",
+    db: DbOption = None,
+    run: RunOption = None,
+) -> None:
+    """Show which knock-downs move a gene."""
+    columns = [
+        ("target", lambda row: f"{row['target_gene']}{' *' if row['is_target'] else ''}"),
+        ("delta", spread("delta", "delta_se")),
+        ("log2 fc", text("log2_fold_change")),
+        ("measured delta", spread("measured_delta", "measured_standard_error")),
+        ("evidence", text("evidence")),
+    ]
+    with closing(_open(db, run)) as screen:
+        frame = screen.movers(gene, context, direction=direction, n=n)
+        title = f"knock-downs that move {frame['gene'][0] if frame.height else gene}"
+        draw = lambda: out.by_context(title, columns, frame)  # noqa: E731
+        _emit(screen, format, frame, draw, [out.DELTA, out.EVIDENCE])
+
+
+def compare(
+    program_a: Annotated[str, typer.Argument(metavar="PROGRAM_A", help="Name of a program.")],
+    program_b: Annotated[str, typer.Argument(metavar="PROGRAM_B", help="Name of another.")],
+    context: ContextOption = None,
+    n: NOption = 20,
+    format: FormatOption = "table",
+    db: DbOption = None,
+    run: RunOption = None,
+) -> None:
+    """Show the knock-downs that separate two programs."""
+    with closing(_open(db, run)) as screen:
+        frame = screen.compare(program_a, program_b, context, n=n)
+        a, b = (frame[name][0] if frame.height else "" for name in ("program_a", "program_b"))
+        columns = [
+            ("target", text("target_gene")),
+            (f"{a} - {b}", text("difference")),
+            ("measured", text("measured_difference")),
+            (a, spread("score_a", "score_sd_a")),
+            (b, spread("score_b", "score_sd_b")),
+            ("evidence", text("evidence")),
+        ]
+        draw = lambda: out.by_context(f"{a} against {b}", columns, frame)  # noqa: E731
+        _emit(screen, format, frame, draw, [out.SCORE, out.EVIDENCE])
+
+
+def explain(
+    target: TargetArgument,
+    program: ProgramArgument,
+    context: ContextOption = None,
+    format: FormatOption = "table",
+    db: DbOption = None,
+    run: RunOption = None,
+) -> None:
+    """Show the genes that carry a score."""
+    columns = [
+        ("gene", _gene),
+        ("weight", text("weight")),
+        ("delta", spread("delta", "delta_se")),
+        ("contribution", text("contribution")),
+        ("measured delta", text("measured_delta")),
+        ("measured contribution", text("measured_contribution")),
+        ("on panel", text("in_panel")),
+    ]
+    with closing(_open(db, run)) as screen:
+        frame = screen.explain(target, program, context)
+        title = f"{frame['target_gene'][0]} on {frame['program'][0]}"
+        sums = _sums(frame)
+        notes = [
+            f"score in {name}: {out.number(score)} predicted, {out.number(measured)} measured,"
+            " the sum of the contributions."
+            for name, score, measured in sums
+        ]
+        notes += [out.DELTA, "Genes off the panel and the target itself (*) carry nothing."]
+        _emit(screen, format, frame, lambda: out.by_context(title, columns, frame), notes)
+
+
+def _sums(frame: "pl.DataFrame") -> list[tuple[str, float | None, float | None]]:
+    """Return context, score and measured score, each the sum of its contributions."""
+    sums = []
+    for name in frame["context"].unique(maintain_order=True):
+        part = frame.filter(frame["context"] == name)
+        columns = (part[column] for column in ("contribution", "measured_contribution"))
+        score, measured = (None if c.is_null().all() else float(c.sum()) for c in columns)
+        sums.append((str(name), score, measured))
+    return sums
+
+
+def runs(format: FormatOption = "table", db: DbOption = None, run: RunOption = None) -> None:
+    """Show the runs that have a database."""
+    from knockscreen.store.connection import databases, find_database
+    from knockscreen.store.screen import Screen
+
+    columns = [(name.replace("_", " "), text(name)) for name in RUN_COLUMNS]
+    # Without a name, the question is about all of them.
+    paths = [] if db or run else list(databases().values())
+    frames = []
+    for path in paths or [find_database(db, run)]:
+        with closing(Screen(path)) as screen:
+            frames.append(screen.runs())
+    frame = frames[0]
+    for more in frames[1:]:
+        frame = frame.vstack(more)
+    simulated = bool(frame["simulated"].any())
+    rows = frame.iter_rows(named=True)
+    out.emit(frame, format, lambda: out.table("runs", columns, rows), simulated=simulated)
+
+
+def programs(format: FormatOption = "table", db: DbOption = None, run: RunOption = None) -> None:
+    """Show the programs of a run and how many of their genes are on the panel."""
+    columns = [
+        ("program", text("program")),
+        ("genes", text("n_genes")),
+        ("on panel", text("n_panel_genes")),
+        ("status", text("status")),
+        ("controls", text("control_status")),
+        ("description", text("description")),
+    ]
+    with closing(_open(db, run)) as screen:
+        frame = screen.programs()
+        rows = frame.iter_rows(named=True)
+        _emit(screen, format, frame, lambda: out.table("programs", columns, rows), [])
+
+
+def contexts(format: FormatOption = "table", db: DbOption = None, run: RunOption = None) -> None:
+    """Show the contexts of a run, pooled ones last."""
+    columns = [
+        ("context", text("context")),
+        ("pooled over", text("pooled_over")),
+        ("cells", text("n_cells")),
+        ("control cells", text("n_control_cells")),
+    ]
+    with closing(_open(db, run)) as screen:
+        frame = screen.contexts()
+        rows = frame.iter_rows(named=True)
+        _emit(screen, format, frame, lambda: out.table("contexts", columns, rows), [])
+
+
+def sql(
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="One reading SQL statement.")],
+    format: FormatOption = "table",
+    db: DbOption = None,
+    run: RunOption = None,
+) -> None:
+    """Ask in SQL, read-only; docs/database.md describes the tables."""
+    with closing(_open(db, run)) as screen:
+        frame = screen.sql(query)
+        columns = [(name, text(name)) for name in frame.columns]
+        rows = frame.iter_rows(named=True)
+        _emit(screen, format, frame, lambda: out.table("", columns, rows), [])
