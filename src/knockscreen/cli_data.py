@@ -16,7 +16,7 @@ InputFiles = Annotated[
     typer.Option(
         "--input",
         "-i",
-        help="Counts (.h5ad) or a folder of them; repeat for several. [default: data.files]",
+        help="Counts (.h5ad) or a folder of them; repeatable. [data.files]",
     ),
 ]
 
@@ -34,11 +34,11 @@ def qc(
     output_dir: Annotated[
         Path, typer.Option("--output-dir", "-o", help="Folder for the QC tables.")
     ],
-    input: InputFiles = None,  # noqa: A002 (the name of the option)
+    input: InputFiles = None,
 ) -> None:
     """Filter cells, guides and targets; write what was kept and why.
 
-    Counts are read in chunks and checked: raw whole numbers, or one sentence that says what they are.
+    Counts are read in chunks and checked: whole numbers, or one sentence that says what they are.
     """
     from knockscreen.config import read_stage
     from knockscreen.data.counts import find_inputs
@@ -55,7 +55,7 @@ def normalize(
     output_dir: Annotated[
         Path, typer.Option("--output-dir", "-o", help="Folder for the training store.")
     ],
-    input: InputFiles = None,  # noqa: A002 (the name of the option)
+    input: InputFiles = None,
 ) -> None:
     """Choose the gene panel, split the cells, and write the training store."""
     from knockscreen.config import read_stage

@@ -101,7 +101,10 @@ def _number(file: CountsFile, column: str | None) -> pl.Series:
     values = file.column(column)
     numbers = values.cast(pl.Float64, strict=False)
     if numbers.null_count() > values.null_count() or (numbers < 0).any():
-        msg = f"obs column '{column}' of {file.path} is not a column of numbers >= 0; map another under data.columns."
+        msg = (
+            f"obs column '{column}' of {file.path} is not a column of numbers >= 0; map another "
+            "under data.columns."
+        )
         raise DataError(msg)
     return numbers
 
@@ -122,7 +125,10 @@ def _flag(file: CountsFile, column: str | None) -> pl.Series:
 
 
 def _percent(file: CountsFile, column: str | None) -> pl.Series:
-    """Return the mitochondrial percent; a column within 0-1 whose name says no percent is a share."""
+    """Return the mitochondrial percent.
+
+    A column within 0-1 is a share unless its name says ``pct`` or ``percent``.
+    """
     values = _number(file, column)
     highest = values.max()
     is_share = column is not None and not re.search("pct|percent", column.lower())
@@ -207,7 +213,8 @@ def _factor(
     for level in levels.unique().drop_nulls().cast(pl.String):
         if _RESERVED.search(level) or level != level.strip() or not level:
             msg = (
-                f"level '{level}' of obs column '{column}' in {file.path} cannot be printed in a context; "
+                f"level '{level}' of obs column '{column}' in {file.path} cannot be printed in a "
+                "context; "
                 "use levels without ',' and '=' and without spaces at the ends."
             )
             raise DataError(msg)
@@ -243,7 +250,10 @@ def _check_where(inputs: Inputs, cells: pl.DataFrame) -> None:
         }
         for level in wanted:
             if level not in levels:
-                msg = f"unknown level '{level}' of '{column}' in data.where{suggest(level, sorted(levels))}."
+                msg = (
+                    f"unknown level '{level}' of '{column}' in "
+                    f"data.where{suggest(level, sorted(levels))}."
+                )
                 raise UnknownNameError(msg)
     if inputs.data.where and (cells["status"] == "excluded").fill_null(value=False).all():
         msg = "data.where keeps no cell: its conditions are never met together; loosen them."

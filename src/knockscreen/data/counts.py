@@ -99,11 +99,15 @@ class CountsFile:
         elif self.encoding in {"csr", "csc"}:
             shape = self._node.attrs.get("shape", self._node.attrs.get("h5sparse_shape"))
         else:
-            msg = f"{self.where} of {self.path} is stored as '{self.encoding}'; expected CSR (or dense) counts."
+            msg = (
+                f"{self.where} of {self.path} is stored as '{self.encoding}'; expected CSR (or "
+                "dense) counts."
+            )
             raise DataError(msg)
         if tuple(shape) != (self.n_cells, len(self.genes)):
             msg = (
-                f"{self.where} of {self.path} has shape {tuple(int(s) for s in shape)}, but obs and var name "
+                f"{self.where} of {self.path} has shape {tuple(int(s) for s in shape)}, but obs "
+                "and var name "
                 f"{self.n_cells} cells and {len(self.genes)} genes; the file is damaged."
             )
             raise DataError(msg)
@@ -146,7 +150,10 @@ class CountsFile:
             or indptr[-1] != n_values
             or (np.diff(indptr) < 0).any()
         ):
-            msg = f"the row pointers of {self.where} in {self.path} do not fit its values; the file is damaged."
+            msg = (
+                f"the row pointers of {self.where} in {self.path} do not fit its values; the file "
+                "is damaged."
+            )
             raise DataError(msg)
         start = 0
         while start < self.n_cells:
@@ -156,7 +163,10 @@ class CountsFile:
             data = _as_float(self._node["data"][lo:hi])
             indices = self._node["indices"][lo:hi]
             if len(indices) and (indices.min() < 0 or indices.max() >= len(self.genes)):
-                msg = f"{self.where} of {self.path} points to a gene beyond its {len(self.genes)}; the file is damaged."
+                msg = (
+                    f"{self.where} of {self.path} points to a gene beyond its {len(self.genes)}; "
+                    "the file is damaged."
+                )
                 raise DataError(msg)
             pointers = (indptr[start : stop + 1] - lo).astype(np.int32)
             shape = (stop - start, len(self.genes))
@@ -167,7 +177,8 @@ class CountsFile:
         n_values = self._node["data"].shape[0]
         if n_values > CSC_VALUES:
             msg = (
-                f"{self.where} of {self.path} is CSC with {n_values:,} values, which cannot be read by rows; "
+                f"{self.where} of {self.path} is CSC with {n_values:,} values, which cannot be "
+                "read by rows; "
                 "convert it to CSR (adata.X = adata.X.tocsr()) and write it again."
             )
             raise DataError(msg)
@@ -228,8 +239,8 @@ def _as_float(values: NDArray[Any]) -> NDArray[Any]:
 def _looks(matrix: sparse.csr_matrix, rows: int = 20) -> str:
     """Say what fractional values look like, from the ratios of the values within a cell.
 
-    Raw counts after log1p (of any scale) are whole multiples of the smallest once the log is undone;
-    counts divided by the library size are whole multiples as they are.
+    After log1p of counts (on any scale) they are whole multiples of the smallest once the log is
+    undone; counts divided by the library size are whole multiples as they are.
     """
     log, scaled = [], []
     for row in range(min(rows, matrix.shape[0])):

@@ -47,7 +47,10 @@ def open_h5ad(path: Path) -> Iterator[h5py.File]:
                 msg = f"{path} is not an h5ad file: it has no '{part}'; expected AnnData .h5ad."
                 raise DataError(msg)
             if not isinstance(handle[part], h5py.Group):
-                msg = f"{path} has '{part}' in a format older than anndata 0.7; read and write it again with anndata."
+                msg = (
+                    f"{path} has '{part}' in a format older than anndata 0.7; read and write it "
+                    "again with anndata."
+                )
                 raise DataError(msg)
         yield handle
 
@@ -110,7 +113,7 @@ def _plain(node: h5py.Dataset) -> pl.Series:
 
 
 def _by_anndata(node: Any) -> pl.Series:
-    import pandas as pd
+    import pandas as pd  # type: ignore[import-untyped]
     from anndata.io import read_elem
 
     values = pd.Series(read_elem(node))

@@ -1,10 +1,10 @@
 """Does a guide lower its own target? Welch's t-test against control cells, from streamed sums.
 
-C contexts, T measured targets, U guides. Expression is log1p CP10k, natural log. A guide's cells may
-lie in several contexts whose baselines differ, so each cell is compared with the controls of its
-own context: with weights w_c = n_uc / n_u,
+C contexts, T measured targets, U guides. Expression x is log1p CP10k, natural log. A guide's cells
+may lie in several contexts whose baselines differ, so each cell is compared with the controls of
+its own context: with y = x - control mean of the cell's context and weights w_c = n_uc / n_u,
 
-    t = (mean of x - control mean of the cell's context) / sqrt(s_u^2 / n_u + sum_c w_c^2 s_0c^2 / n_0c)
+    t = mean(y) / sqrt(s_y^2 / n_u + sum_c w_c^2 s_0c^2 / n_0c)
 
 with Welch-Satterthwaite degrees of freedom; in one context this is Welch's t-test.
 """
@@ -43,7 +43,7 @@ class Moments:
         self.library += _sum(group, library, self.n)
 
     def add_values(self, group: NDArray[np.int64], counts: Floats, library: Floats) -> None:
-        """Add the non-zero counts of cells (v,), each with its group and its cell's library size."""
+        """Add non-zero counts (v,), each with its group and its cell's library size."""
         scaled = counts / library * 1e4
         log = np.log1p(scaled)
         self.x += _sum(group, log, self.x)
@@ -53,7 +53,8 @@ class Moments:
 
 
 def _sum(group: NDArray[np.int64], weights: Floats | None, like: Floats) -> Floats:
-    return np.bincount(group, weights=weights, minlength=like.size).reshape(like.shape)
+    total = np.bincount(group, weights=weights, minlength=like.size)
+    return total.reshape(like.shape).astype(float)
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ def test_guides(guides: Moments, controls: Moments, target: NDArray[np.int64]) -
 
 def _over(values: Floats, where: NDArray[np.bool_]) -> Floats:
     """Sum over contexts (axis 1), those without cells left out."""
-    return np.where(where, values, 0.0).sum(axis=1)
+    total: Floats = np.where(where, values, 0.0).sum(axis=1)
+    return total
 
 
 def benjamini_hochberg(p_value: Floats) -> Floats:

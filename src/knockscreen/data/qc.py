@@ -76,7 +76,7 @@ def run_qc(
     settings
         The sections ``data`` and ``qc``.
     out
-        Folder for cells, genes, guides, targets, summary and inputs (Parquet each); whole or absent.
+        Folder of cells, genes, guides, targets, summary, inputs (Parquet each); whole or absent.
     chunk_rows
         Most cells in memory at a time; changes speed only.
 
@@ -206,7 +206,8 @@ def _library_size(frame: pl.DataFrame, total: NDArray[np.float64]) -> NDArray[np
     if len(bad):
         cell = frame["barcode"][int(bad[0])]
         msg = (
-            f"library size {given[bad[0]]:g} of cell {cell} is below its {total[bad[0]]:g} counts in the "
+            f"library size {given[bad[0]]:g} of cell {cell} is below its {total[bad[0]]:g} counts "
+            "in the "
             "matrix; map a column of counts over all genes under data.columns.library_size."
         )
         raise DataError(msg)
@@ -280,14 +281,17 @@ def _check_controls(codes: CellCodes, status: NDArray[np.int8], qc: QcConfig) ->
             continue
         if not n_control[k]:
             msg = (
-                f"context '{name}' has no control cells among its {n_all[k]} cells after the cell filters; "
+                f"context '{name}' has no control cells among its {n_all[k]} cells after the cell "
+                "filters; "
                 "leave it out with data.where, or name its control label in data.control_labels."
             )
             raise DataError(msg)
         if n_control[k] < qc.min_control_cells:
             msg = (
-                f"context '{name}' has {n_control[k]} control cells after the cell filters, fewer than "
-                f"qc.min_control_cells = {qc.min_control_cells}; lower it, or leave the context out with data.where."
+                f"context '{name}' has {n_control[k]} control cells after the cell filters, fewer "
+                "than "
+                f"qc.min_control_cells = {qc.min_control_cells}; lower it, or leave the context "
+                "out with data.where."
             )
             raise DataError(msg)
 

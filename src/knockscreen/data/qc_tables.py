@@ -1,4 +1,4 @@
-"""The tables that QC leaves behind: cells, guides, targets, and cells before and after each filter."""
+"""The tables that QC leaves: cells, guides, targets, and cells before and after each filter."""
 
 from typing import TYPE_CHECKING
 

@@ -111,7 +111,8 @@ def _refuse_duplicates(names: Sequence[str], what: str, file: Path) -> None:
     if twice:
         msg = (
             f"{len(twice)} gene {what}s stand more than once in var of {file}, e.g. "
-            f"{', '.join(twice[:3])}; make them unique, or name another column in data.columns.gene_{what}."
+            f"{', '.join(twice[:3])}; make them unique, or name another column in "
+            f"data.columns.gene_{what}."
         )
         raise DataError(msg)
 
@@ -129,7 +130,8 @@ def column_order(reference: Genes, genes: Genes, *, file: Path, first: Path) -> 
     if only_here or only_there:
         examples = ", ".join((only_here or only_there)[:3])
         msg = (
-            f"{file} does not have the genes of {first}: {len(only_here)} are only in the former and "
+            f"{file} does not have the genes of {first}: {len(only_here)} are only in the former "
+            "and "
             f"{len(only_there)} only in the latter, e.g. {examples}; give files with one gene list."
         )
         raise DataError(msg)
