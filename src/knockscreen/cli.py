@@ -11,7 +11,16 @@ import typer
 from knockscreen import __version__
 from knockscreen.errors import ScreenError
 
-MODULES = ("cli_data", "cli_model", "cli_screen", "cli_score", "cli_store", "cli_query", "cli_plot")
+MODULES = (
+    "cli_simulate",
+    "cli_data",
+    "cli_model",
+    "cli_screen",
+    "cli_score",
+    "cli_store",
+    "cli_query",
+    "cli_plot",
+)
 
 app = typer.Typer(
     name="knockscreen",
