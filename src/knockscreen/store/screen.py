@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import polars as pl
 
-from knockscreen.store import queries, resolve
+from knockscreen.store import queries, resolve, sql
 from knockscreen.store.connection import connect, find_database
 
 
@@ -115,8 +115,8 @@ class Screen:
         return queries.contexts(self._connection)
 
     def sql(self, query: str) -> pl.DataFrame:
-        """Return the rows of one reading SQL statement; see :func:`.queries.sql`."""
-        return queries.sql(self._connection, query)
+        """Return the rows of one reading SQL statement; see :func:`.sql.sql`."""
+        return sql.sql(self._connection, query)
 
     def caveats(self, target: str) -> list[str]:
         """Return what speaks against the numbers of one knock-down, a sentence each."""
