@@ -13,6 +13,7 @@ B draw blocks, P programs.
 """
 
 import json
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ class Shard:
 def log2_fold_change(perturbed: Any, control: Any) -> Any:
     """Return log2 fold change of mean counts per 10,000, with :data:`PSEUDOCOUNT` on both sides.
 
-    >>> float(log2_fold_change(0.7, 0.1)), float(log2_fold_change(0.0, 0.0))
+    >>> float(log2_fold_change(0.7, 0.1).round(6)), float(log2_fold_change(0.0, 0.0))
     (2.0, 0.0)
     """
     return np.log2((perturbed + PSEUDOCOUNT) / (control + PSEUDOCOUNT))
@@ -80,13 +81,13 @@ def log2_fold_change(perturbed: Any, control: Any) -> Any:
 
 def _read_npz(path: Path, names: Sequence[str]) -> tuple[ShardMeta, dict[str, NDArray[Any]]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             meta = json.loads(str(file["meta"][()]))
             arrays = {name: file[name] for name in names}
     except FileNotFoundError:
         msg = f"{path} does not exist; run generate first."
         raise DataError(msg) from None
-    except (ValueError, KeyError, OSError, EOFError) as error:
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         msg = f"{path} is not a whole shard file ({error}); run generate again."
         raise DataError(msg) from error
     return ShardMeta(

@@ -156,7 +156,7 @@ def rank_scores(rows: pl.DataFrame, resampled: Floats | None, coverage: float) -
             pl.lit(NOT_TESTED).alias("control_status"),
             **bounds,
         )
-        frames.append(frame.select(RANKINGS).cast(pl.Schema(RANKINGS)).sort("rank"))
+        frames.append(frame.select(*RANKINGS).cast(pl.Schema(RANKINGS)).sort("rank"))
     return pl.concat(frames)
 
 
@@ -233,7 +233,7 @@ def measured_scores(scores: Scores, program: str) -> pl.DataFrame:
     )
     rows = rows.join(symbols, on="target_gene_id").rename({"standard_error": "score_sd"})
     rows = rows.with_columns(pl.lit(Evidence.MEASURED.value).alias("evidence"))
-    return rows.select(SCORES).cast(pl.Schema(SCORES)).sort("context", "target_gene_id")
+    return rows.select(*SCORES).cast(pl.Schema(SCORES)).sort("context", "target_gene_id")
 
 
 def _resample_predicted(rows: pl.DataFrame, settings: RankConfig, seed: int) -> Floats | None:
@@ -267,7 +267,7 @@ def rank_program(
     for context in contexts:
         for rows, resample in ((predicted, _resample_predicted), (measured, _resample_measured)):
             part = rows.filter(pl.col("context") == context)
-            score_rows.append(part.select(SCORES))
+            score_rows.append(part.select(*SCORES))
             part = part.drop_nulls("score")
             if not part.is_empty():
                 resampled = resample(part, settings, seed)
