@@ -8,117 +8,65 @@ trains the same model never retrains it: bump it when a trained model would come
 import ast
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 SOURCE = Path(__file__).parent
 
 PLUMBING = ("artifacts", "config", "errors", "progress")
-"""Modules that no stage declares: how a run is read, written and reported, not what it computes."""
+"""Modules that no digest covers: how a run is read, written and reported, not what it computes."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: the verbs it runs, the config sections it reads, its sources or its version.
+    """One stage of the workflow.
 
-    Sources are globs below the package. ``cli_data.py::qc`` stands for one function of a file
-    and the functions of that file that it calls, so that the verbs of one file stay independent.
+    Parameters
+    ----------
+    entries
+        Functions behind its verbs, ``cli_data.py::qc``. Their sources are those functions, what
+        they use of the same file, and every module they import, in any depth.
+    sections
+        Sections of the configuration that the verbs read.
+    files
+        Globs of other files of the package that count: schemas, tables.
+    version
+        Of a training stage, in place of its sources.
     """
 
-    verbs: tuple[str, ...]
+    entries: tuple[str, ...]
     sections: tuple[str, ...]
-    sources: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     version: int | None = None
 
 
-NAMES = ("names.py",)
-DATA = ("data/*.py",)
-MODEL = ("data/cells.py", "nn/*.py", "models/*.py", "checkpoint.py", "flow.py")
-
 STAGES: dict[str, Stage] = {
-    "simulate": Stage(
-        ("simulate",),
-        ("simulate",),
-        (*NAMES, "simulate/*.py", "simulate/*.tsv", "cli_simulate.py::simulate"),
-    ),
-    "qc": Stage(
-        ("qc",),
-        ("data", "qc"),
-        (*NAMES, *DATA, "cli_data.py::qc"),
-    ),
-    "normalize": Stage(
-        ("normalize",),
-        ("data", "qc", "panel", "splits", "programs"),
-        (*NAMES, *DATA, "score/programs.py", "cli_data.py::normalize"),
-    ),
-    "train_vae": Stage(("train-vae",), ("seed", "vae"), version=1),
-    "encode": Stage(
-        ("encode",),
-        ("seed", "vae"),
-        (*NAMES, *MODEL, "cli_model.py::encode"),
-    ),
-    "train_flow": Stage(("train-flow",), ("seed", "flow"), version=1),
-    "plan": Stage(
-        ("plan",),
-        ("seed", "screen"),
-        (*NAMES, *MODEL, "cli_screen.py::plan"),
-    ),
+    "simulate": Stage(("cli_simulate.py::simulate",), ("simulate",), files=("simulate/*.tsv",)),
+    "qc": Stage(("cli_data.py::qc",), ("data", "qc")),
+    "normalize": Stage(("cli_data.py::normalize",), ("data", "panel", "splits", "programs")),
+    "train_vae": Stage(("cli_model.py::train_vae",), ("seed", "vae"), version=1),
+    "encode": Stage(("cli_model.py::encode",), ("seed", "vae")),
+    "train_flow": Stage(("cli_model.py::train_flow",), ("seed", "flow"), version=1),
+    "plan": Stage(("cli_screen.py::plan",), ("seed", "screen")),
     "generate": Stage(
-        ("generate-control", "generate"),
-        ("seed", "screen"),
-        (
-            *NAMES,
-            *MODEL,
-            "sampling.py",
-            "cli_screen.py::generate",
-            "cli_screen.py::generate_control",
-        ),
+        ("cli_screen.py::generate", "cli_screen.py::generate_control"), ("seed", "screen")
     ),
-    "generate_matched": Stage(
-        ("generate-matched",),
-        ("seed", "screen"),
-        (*NAMES, *MODEL, "sampling.py", "cli_screen.py::generate_matched"),
-    ),
-    "score": Stage(
-        ("score",),
-        ("programs", "rank"),
-        (*NAMES, "score/*.py", "cli_score.py::score"),
-    ),
-    "measure": Stage(
-        ("measure",),
-        ("seed", "programs", "rank"),
-        (*NAMES, *DATA, "score/*.py", "cli_score.py::measure"),
-    ),
-    "rank": Stage(
-        ("rank",),
-        ("seed", "rank"),
-        (*NAMES, "score/*.py", "cli_score.py::rank"),
-    ),
+    "generate_matched": Stage(("cli_screen.py::generate_matched",), ("seed", "screen")),
+    "score": Stage(("cli_score.py::score",), ("programs", "rank")),
+    "measure": Stage(("cli_score.py::measure",), ("seed", "programs", "rank")),
+    "rank": Stage(("cli_score.py::rank",), ("seed", "rank")),
     "build_db": Stage(
-        ("build-db",),
+        ("cli_store.py::build_db",),
         (
-            "run",
-            "seed",
-            "data",
-            "simulate",
-            "qc",
-            "panel",
-            "splits",
-            "programs",
-            "vae",
-            "flow",
-            "screen",
-            "rank",
-            "report",
+            *("run", "seed", "data", "simulate", "qc", "panel", "splits", "programs"),
+            *("vae", "flow", "screen", "rank", "report"),
         ),
-        (*NAMES, "store/*.py", "store/*.sql", "score/programs.py", "cli_store.py::build_db"),
+        files=("store/*.sql",),
     ),
-    "plot": Stage(
-        ("plot",),
-        ("report", "programs", "rank"),
-        (*NAMES, "run_tables.py", "figures/*.py", "cli_plot.py::plot"),
-    ),
+    "plot": Stage(("cli_plot.py::plot",), ("report", "programs", "rank")),
 }
 
 
@@ -130,23 +78,65 @@ def settings(stage: str, config: dict[str, Any]) -> str:
 def code_digest(stage: str) -> str:
     """Return a digest of the stage's sources, or its hand-bumped version.
 
-    Comments, docstrings and layout do not count; data files count byte by byte.
+    Comments, docstrings and layout do not count; files that are not Python count byte by byte.
     """
     entry = STAGES[stage]
     if entry.version is not None:
         return f"v{entry.version}"
     digest = hashlib.sha256()
-    for pattern in entry.sources:
-        name, _, function = pattern.partition("::")
-        for path in sorted(SOURCE.glob(name)):
-            digest.update(path.relative_to(SOURCE).as_posix().encode() + b"\0")
-            if path.suffix == ".py":
-                digest.update(meaning(path.read_text(), function).encode())
-            else:
-                digest.update(path.read_bytes())
+    for function in entry.entries:
+        name, _, verb = function.partition("::")
+        if (SOURCE / name).is_file():
+            digest.update(meaning((SOURCE / name).read_text(), verb).encode() + b"\0")
+    for path in modules(entry.entries):
+        digest.update(path.relative_to(SOURCE).as_posix().encode() + b"\0")
+        digest.update(meaning(path.read_text()).encode() + b"\0")
+    for path in sorted(path for pattern in entry.files for path in SOURCE.glob(pattern)):
+        digest.update(path.relative_to(SOURCE).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
 
 
+def modules(entries: Iterable[str]) -> list[Path]:
+    """Return the modules of the package that the entries import, in any depth."""
+    queue: set[Path] = set()
+    for function in entries:
+        name, _, verb = function.partition("::")
+        if (SOURCE / name).is_file():
+            queue |= files_of(imported((SOURCE / name).read_text(), verb))
+    found: set[Path] = set()
+    while queue:
+        path = queue.pop()
+        if path not in found and path.stem not in PLUMBING:
+            found.add(path)
+            queue |= files_of(imported(path.read_text()))
+    return sorted(found)
+
+
+@cache
+def imported(source: str, function: str = "") -> frozenset[str]:
+    """Return the modules that Python source (or one function of it) imports, at any place."""
+    tree = ast.parse(source)
+    names: set[str] = set()
+    nodes = reachable(tree, function) if function else tree.body
+    for node in (inner for outer in nodes for inner in ast.walk(outer)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return frozenset(names)
+
+
+def files_of(names: Iterable[str]) -> set[Path]:
+    """Return the files of the package behind imported names such as ``knockscreen.data.qc``."""
+    files: set[Path] = set()
+    for package, *parts in (name.split(".") for name in names):
+        if package == "knockscreen" and parts:
+            path = SOURCE.joinpath(*parts)
+            files |= {path.with_suffix(".py"), path / "__init__.py", path.parent / "__init__.py"}
+    return {path for path in files if path.is_file() and path != SOURCE / "__init__.py"}
+
+
+@cache
 def meaning(source: str, function: str = "") -> str:
     """Return Python source without comments, docstrings and layout.
 
@@ -179,6 +169,9 @@ def reachable(tree: ast.Module, function: str) -> list[ast.stmt]:
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             defined.update({t.id: node for t in targets if isinstance(t, ast.Name)})
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            bound = (alias.asname or alias.name.partition(".")[0] for alias in node.names)
+            defined.update(dict.fromkeys(bound, node))
     found: set[str] = set()
     queue = [function]
     while queue:

@@ -1,0 +1,34 @@
+"""Folders to run the workflow in: fresh, taken for finished, and really finished."""
+
+import pytest
+
+from fixtures.workplace import TINY, Workplace, make_workplace
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """A fresh folder in which nothing has run: for dry runs."""
+    return make_workplace(tmp_path_factory.mktemp("workflow"))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """A folder in which Snakemake takes the tiny scenario for finished; its files are empty."""
+    place = make_workplace(tmp_path_factory.mktemp("finished"))
+    listed = place.run("--configfile", TINY, "--summary").stdout.splitlines()[1:]
+    for line in listed:
+        path = place.folder / line.split("\t")[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    touched = place.run("--configfile", TINY, "--touch")
+    assert touched.returncode == 0, touched.stderr
+    return place
+
+
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """A folder in which the tiny scenario has really run, from simulated counts to figures."""
+    place = make_workplace(tmp_path_factory.mktemp("ran"))
+    done = place.run("--configfile", TINY, "--show-failed-logs")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return place

@@ -1,0 +1,123 @@
+"""Every scenario resolves to a complete set of jobs, and mistakes are one sentence."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fixtures.workplace import ROOT, TINY, Workplace
+
+SCENARIOS = sorted(path.stem for path in (ROOT / "config/scenarios").glob("*.yaml"))
+EVERY_RUN = {
+    "qc", "normalize", "train_vae", "encode", "train_flow", "plan", "generate_control",
+    "generate", "generate_matched", "score", "measure", "rank", "build_db", "all",
+    "plot_qc", "plot_loss", "plot_cells", "plot_volcano", "plot_ranking", "plot_heatmap",
+    "plot_measured",
+}  # fmt: skip
+
+
+def overlay_of(scenario: str) -> dict[str, dict[str, object]]:
+    return dict(yaml.safe_load((ROOT / f"config/scenarios/{scenario}.yaml").read_text()))
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_scenario_runs_every_stage(workplace: Workplace, scenario: str) -> None:
+    overlay = overlay_of(scenario)
+    for file in overlay.get("data", {}).get("files", []):  # type: ignore[attr-defined]
+        path = Path(str(file).replace("${KNOCKSCREEN_DATA}", str(workplace.folder / "data")))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    jobs = workplace.jobs("--configfile", f"config/scenarios/{scenario}.yaml")
+    simulated = overlay.get("simulate", {}).get("enabled", True)
+    shards = overlay.get("screen", {}).get("shards", 4)
+    assert set(jobs) == EVERY_RUN | ({"simulate"} if simulated else set())
+    assert jobs["generate"] == jobs["score"] == shards
+
+
+def test_both_entries_have_the_same_jobs(workplace: Workplace) -> None:
+    root = workplace.jobs("--configfile", TINY)
+    assert workplace.jobs("--configfile", TINY, entry="workflow/Snakefile") == root
+    assert root["generate"] == 2
+
+
+def test_workflow_is_lint_clean(workplace: Workplace) -> None:
+    linted = workplace.run("--lint")
+    assert "in a good condition" in linted.stdout + linted.stderr
+
+
+def test_every_rule_has_log_and_environment() -> None:
+    for path in (ROOT / "rules").glob("*.smk"):
+        for part in path.read_text().split("\n\n\n"):
+            if re.search(r"^(use )?rule \w+", part, re.MULTILINE):
+                assert "    log:" in part, part
+                assert "    conda:" in part or "use rule" in part, part
+
+
+def test_slurm_profile_asks_for_a_gpu_where_a_model_runs() -> None:
+    profile = yaml.safe_load((ROOT / "profiles/slurm/profile.yaml").read_text())
+    asked = {rule for rule, wants in profile["set-resources"].items() if wants.get("gpu")}
+    model = {"train_vae", "encode", "train_flow"}
+    assert asked == model | {"generate_control", "generate", "generate_matched"}
+    rules = "\n".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
+    for rule in profile["set-resources"] | profile["set-threads"]:
+        assert f"rule {rule}:\n" in rules
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (
+            {"simulat": {"cells": 3}},
+            "unknown key 'simulat' in the configuration; nearest: simulate",
+        ),
+        ({"flow": {"size": "huge"}}, "key 'flow.size' in the configuration is 'huge'"),
+        (
+            {"simulate": {"enabled": False}, "data": {"files": ["${NOWHERE}/a.h5ad"]}},
+            "data.files names '${NOWHERE}/a.h5ad', and ${NOWHERE}/a.h5ad does not exist",
+        ),
+        ({"simulate": {"enabled": False}}, "data.files is empty and simulate.enabled is false"),
+        ({"programs": {"file": "no.tsv"}}, "programs.file names 'no.tsv'"),
+        ({"screen": {"candidates": "mine.txt"}}, "screen.candidates names 'mine.txt'"),
+        ({"flow": {"features": "esm.parquet"}}, "flow.features names 'esm.parquet'"),
+    ],
+)
+def test_mistake_in_the_configuration_is_named(
+    workplace: Workplace, values: dict[str, object], sentence: str
+) -> None:
+    done = workplace.run("--dry-run", "--configfile", workplace.overlay(values))
+    assert done.returncode != 0
+    assert sentence in done.stdout + done.stderr
+
+
+def unlock(folder: Path) -> subprocess.CompletedProcess[str]:
+    script = ROOT / "workflow/scripts/unlock.py"
+    return subprocess.run(
+        [sys.executable, str(script)], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def test_lock_of_a_killed_run_is_removed(tmp_path: Path) -> None:
+    lock = tmp_path / ".snakemake/locks/0.input.lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    assert unlock(tmp_path).returncode == 0
+    assert not lock.exists()
+
+
+def test_lock_of_a_running_workflow_stays(tmp_path: Path) -> None:
+    lock = tmp_path / ".snakemake/locks/0.input.lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    (tmp_path / "snakemake").write_text("import time; print('up', flush=True); time.sleep(60)")
+    command = [sys.executable, str(tmp_path / "snakemake")]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        running.stdout.readline()
+        refused = unlock(tmp_path)
+        running.kill()
+    assert refused.returncode == 2
+    assert str(running.pid) in refused.stderr
+    assert lock.exists()

@@ -1,0 +1,85 @@
+"""A changed setting or source reruns its stage and what follows, and nothing else."""
+
+import pytest
+
+from fixtures.workplace import TINY, Workplace
+
+FIGURES = {f"plot_{name}" for name in (
+    "qc", "loss", "cells", "volcano", "ranking", "heatmap", "measured"
+)}  # fmt: skip
+OF_SCORES = {"plot_volcano", "plot_ranking", "plot_heatmap", "plot_measured"}
+RANKED = {"rank", "build_db"} | OF_SCORES
+SCREENED = {"plan", "generate_control", "generate", "generate_matched", "score", "plot_cells"}
+FLOWED = {"train_flow", "plot_loss"} | SCREENED | RANKED
+TRAINED = {"train_vae", "encode"} | FLOWED
+STORED = {"normalize", "measure"} | TRAINED | FIGURES
+ALL = {"simulate", "qc"} | STORED
+
+
+def rerun(place: Workplace, *arguments: str) -> set[str]:
+    return set(place.jobs("--configfile", TINY, *arguments)) - {"all"}
+
+
+def test_a_finished_run_has_nothing_to_do(finished: Workplace) -> None:
+    assert rerun(finished) == set()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"report": {"top": 7}}, {"build_db"} | FIGURES),
+        ({"rank": {"interval": 0.8}}, {"score", "measure"} | RANKED | FIGURES),
+        ({"screen": {"draws": 6}}, SCREENED | RANKED),
+        ({"flow": {"target_dropout": 0.3}}, FLOWED),
+        ({"vae": {"kl_weight": 0.1}}, TRAINED),
+        ({"splits": {"validation": 0.2}}, STORED),
+        ({"qc": {"min_genes": 40}}, {"qc"} | STORED),
+        ({"simulate": {"cells": 2600}}, ALL),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_changed_setting_reruns_its_stage_and_what_follows(
+    finished: Workplace, values: dict[str, object], expected: set[str]
+) -> None:
+    assert rerun(finished, finished.overlay(values)) == expected | {"build_db"}
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "expected"),
+    [
+        ("src/knockscreen/score/rank.py", "\n\n\n", "\n\n\nNEW = 1\n\n\n", RANKED),
+        ("src/knockscreen/figures/style.py", "\n\n\n", "\n\n\nNEW = 1\n\n\n", FIGURES),
+        ("src/knockscreen/store/schema.sql", "\n", "\n-- a remark\n", {"build_db"}),
+        ("src/knockscreen/sampling.py", "\n\n\n", "\n\n\nNEW = 1\n\n\n",
+         (SCREENED - {"plan"}) | RANKED),
+        ("src/knockscreen/training/loop.py", "\n\n\n", "\n\n\nNEW = 1\n\n\n", set()),
+        ("src/knockscreen/names.py", '"""', '"""New words: ', set()),
+    ],
+    ids=["rank", "figures", "schema", "sampling", "training", "docstring"],
+)  # fmt: skip
+def test_changed_source_reruns_its_stage_and_what_follows(
+    finished: Workplace, path: str, old: str, new: str, expected: set[str]
+) -> None:
+    undo = finished.edit(path, old, new)
+    try:
+        assert rerun(finished) == expected
+    finally:
+        undo()
+
+
+def test_bumped_training_version_retrains(finished: Workplace) -> None:
+    undo = finished.edit(
+        "src/knockscreen/stages.py", '("seed", "flow"), version=1', '("seed", "flow"), version=2'
+    )
+    try:
+        assert rerun(finished) == FLOWED
+    finally:
+        undo()
+
+
+def test_changed_program_table_reruns_what_reads_it(finished: Workplace) -> None:
+    undo = finished.edit("config/programs.tsv", "\t1\t", "\t2\t")
+    try:
+        assert rerun(finished) == STORED
+    finally:
+        undo()
