@@ -24,6 +24,9 @@ CHUNK = 1 << 16
 FLUSH = 8
 """Blocks written at once; changes nothing but memory."""
 
+Entries = tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int64]]
+"""Values, columns and row lengths of some rows of a CSR matrix."""
+
 
 def write_screen(settings: SimulateConfig, output_dir: Path) -> list[Path]:
     """Write one h5ad per donor and culture condition, and the truth; return the h5ad paths.
@@ -90,9 +93,9 @@ def write_file(
     with h5py.File(path, "w") as handle:
         handle.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         matrix = _Csr(handle, shape=(n, len(world.genes)))
-        waiting: list[NDArray[np.int64]] = []
+        waiting: list[Entries] = []
         for cells in blocks(world, settings, index, n):
-            waiting.append(cells.counts)
+            waiting.append(_entries(cells.counts))
             annotations.append(_annotate(world, cells))
             if len(waiting) == flush:
                 matrix.append(waiting)
@@ -125,20 +128,24 @@ class _Csr:
         self.indptr = self.group.create_dataset("indptr", shape=(shape[0] + 1,), dtype=np.int64)
         self.rows = 0
 
-    def append(self, counts: list[NDArray[np.int64]]) -> None:
-        """Append dense (n, G) blocks of counts."""
-        if not counts:
+    def append(self, blocks: list[Entries]) -> None:
+        """Append the entries of some blocks of rows."""
+        if not blocks:
             return
-        present = [block != 0 for block in counts]
-        values = np.concatenate([b[p] for b, p in zip(counts, present, strict=True)])
-        columns = np.concatenate([np.nonzero(p)[1] for p in present])
-        per_row = np.concatenate([p.sum(axis=1) for p in present])
+        values, columns, per_row = (np.concatenate(part) for part in zip(*blocks, strict=True))
         start = self.data.shape[0]
         for dataset, new in ((self.data, values), (self.indices, columns)):
             dataset.resize((start + len(new),))
-            dataset[start:] = new.astype(dataset.dtype)
+            dataset[start:] = new
         self.indptr[self.rows + 1 : self.rows + 1 + len(per_row)] = start + np.cumsum(per_row)
         self.rows += len(per_row)
+
+
+def _entries(counts: NDArray[np.int64]) -> Entries:
+    """Return the non-zero values, their columns, and how many each row of (n, G) has."""
+    present = counts != 0
+    columns = np.nonzero(present)[1].astype(np.int32)
+    return counts[present].astype(np.float32), columns, present.sum(axis=1)
 
 
 def _annotate(world: World, cells: Cells) -> pd.DataFrame:

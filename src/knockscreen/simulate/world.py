@@ -271,13 +271,15 @@ def _choose_targets(genes: Genes, n: int, rng: np.random.Generator) -> NDArray[n
     others = genes.where("program", "housekeeping", "background")
     symbols = [str(g) for g in genes.gene]
     chosen = [symbols.index(name) for name in (*ALWAYS, *GENERAL) if name in symbols]
-    quota: list[int] = []
+    quota: list[tuple[float, int]] = []
     for module in dict.fromkeys(genes.module[regulators]):
         inside = [int(g) for g in regulators if genes.module[g] == module]
+        taken = sum(g in chosen for g in inside)
         free = rng.permutation([g for g in inside if g not in chosen])
-        room = int(SCREENED_REGULATORS * len(inside)) - sum(g in chosen for g in inside)
-        quota += [int(g) for g in free[: max(room, 0)]]
-    chosen += [int(g) for g in rng.permutation(quota)]
+        room = max(int(SCREENED_REGULATORS * len(inside)) - taken, 0)
+        turn = (taken + np.arange(room) + rng.random(room)) / len(inside)
+        quota += [(float(t), int(g)) for t, g in zip(turn, free, strict=False)]
+    chosen += [g for _, g in sorted(quota)]  # every pathway gets its share at any n
     chosen = chosen[: min(n, max(round(REGULATOR_SHARE * n), min(n, len(ALWAYS))))]
     _check_targets(n, len(chosen) + len(others))
     return np.array(chosen + [int(g) for g in rng.choice(others, n - len(chosen), replace=False)])
