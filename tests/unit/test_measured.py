@@ -242,6 +242,13 @@ def test_splits_choose_cells_and_keep_controls(tmp_path):
         measure(store, tmp_path, splits=["test"])
 
 
+def test_without_context_factors_there_is_one_context_called_all(tmp_path):
+    counts, target = [[2, 0, 0, 0], [2, 0, 0, 0], [2, 4, 0, 0]], [0, 0, 1]
+    store = write_store(tmp_path / "store", counts, target, np.zeros((3, 0)), factors=())
+    effects, *_ = measure(store, tmp_path, pool_over=())
+    assert effects["context"].unique().to_list() == ["all"]
+
+
 def test_context_without_controls_is_named(tmp_path):
     store = write_store(tmp_path / "store", [[1, 0, 0, 0]] * 3, [0, 1, 1], [REST_1, REST_1, REST_2])
     with pytest.raises(DataError, match="context donor=D2,time=Rest has no control cells"):

@@ -66,20 +66,7 @@ def open_store(folder: Path | str, splits: Sequence[str] = ()) -> StoredCells:
         knock-downs has no control cells.
     """
     folder = Path(folder)
-    described = read_json(folder / "store.json")
-    if described.get("format") != FORMAT:
-        msg = (
-            f"{folder} is a store of format {described.get('format')}, this version reads "
-            f"{FORMAT}; run normalize again."
-        )
-        raise DataError(msg)
-    names = ("indptr", "indices", "counts", "library_size", "target", "contexts", "split")
-    try:
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
-        cells = pl.read_parquet(folder / "cells.parquet", columns=["replicate"])
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        msg = f"{folder} is not a whole training store ({error}); run normalize again."
-        raise DataError(msg) from error
+    described, arrays, replicate = _read(folder)
     every_target = np.asarray(arrays["target"]).astype(np.int64)
     chosen = _chosen(np.asarray(arrays["split"]), splits)
     if not np.any(chosen & (every_target == 0)):
@@ -101,12 +88,31 @@ def open_store(folder: Path | str, splits: Sequence[str] = ()) -> StoredCells:
         rows=rows,
         target=target,
         context=context,
-        replicate=_codes(cells["replicate"])[rows],
+        replicate=_codes(replicate)[rows],
         library_size=np.asarray(arrays["library_size"], dtype=np.float64),
         indptr=np.asarray(arrays["indptr"]),
         indices=arrays["indices"],
         counts=arrays["counts"],
     )
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]], pl.Series]:
+    """Return the description, the memory-mapped arrays and the replicates of a store."""
+    described = read_json(folder / "store.json")
+    if described.get("format") != FORMAT:
+        msg = (
+            f"{folder} is a store of format {described.get('format')}, this version reads "
+            f"{FORMAT}; run normalize again."
+        )
+        raise DataError(msg)
+    names = ("indptr", "indices", "counts", "library_size", "target", "contexts", "split")
+    try:
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+        cells = pl.read_parquet(folder / "cells.parquet", columns=["replicate"])
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        msg = f"{folder} is not a whole training store ({error}); run normalize again."
+        raise DataError(msg) from error
+    return described, arrays, cells["replicate"]
 
 
 def _chosen(split: NDArray[Any], splits: Sequence[str]) -> NDArray[np.bool_]:
@@ -126,6 +132,8 @@ def _codes(names: pl.Series) -> Ints:
 
 def _contexts(levels: NDArray[Any], factors: dict[str, list[str]]) -> tuple[tuple[str, ...], Ints]:
     """Return the names of the contexts that occur, sorted, and each cell's code."""
+    if not factors:
+        return (context_name({}),), np.zeros(len(levels), dtype=np.int64)
     found, inverse = np.unique(levels, axis=0, return_inverse=True)
     names = [
         context_name({f: factors[f][code] for f, code in zip(factors, row, strict=True)})

@@ -180,6 +180,22 @@ class _GeneIndex:
         return self.by_id.get(gene.split(".", maxsplit=1)[0]) if gene.startswith("ENS") else None
 
 
+def _match(rows: pl.DataFrame, index: _GeneIndex, n_genes: int) -> Floats:
+    """Return the panel weights of one program, shape (G,)."""
+    weights = np.zeros(n_genes)
+    matched: dict[int, str] = {}
+    for program, gene, weight in rows.select("program", "gene", "weight").iter_rows():
+        column = index.find(gene)
+        if column is None:
+            continue
+        if column in matched:
+            msg = f"program {program} names one gene twice, as {matched[column]} and {gene}."
+            raise DataError(msg)
+        matched[column] = gene
+        weights[column] = weight
+    return weights
+
+
 def program_matrix(
     table: pl.DataFrame,
     gene_ids: Sequence[str],
@@ -211,28 +227,15 @@ def program_matrix(
     dropped: dict[str, tuple[int, int]] = {}
     for name in _select(table, names):
         rows = table.filter(pl.col("program") == name)
-        weights = np.zeros(len(gene_ids))
-        matched: dict[int, str] = {}
-        for gene, weight in rows.select("gene", "weight").iter_rows():
-            column = index.find(gene)
-            if column is None:
-                continue
-            if column in matched:
-                msg = (
-                    f"program {name} names one gene twice, as {matched[column]} and {gene}; keep "
-                    "one."
-                )
-                raise DataError(msg)
-            matched[column] = gene
-            weights[column] = weight
+        weights = _match(rows, index, len(gene_ids))
         n_matched = int(np.count_nonzero(weights))
         if n_matched == 0 and name in names:
             msg = (
-                f"program {name} has no gene on the panel (0 of {len(rows)} matched); choose "
-                "another, or give symbols or Ensembl ids."
+                f"program {name} has no gene on the panel (0 of {len(rows)} matched); "
+                "choose another, or give symbols or Ensembl ids."
             )
             raise DataError(msg)
-        if n_matched < min_genes or n_matched == 0:
+        if n_matched < max(min_genes, 1):
             dropped[name] = (n_matched, len(rows))
         else:
             kept[name] = weights

@@ -84,19 +84,28 @@ class Scores:
     symbols: dict[str, str]  # of every target of the store
 
 
-def descending_ranks(values: Floats) -> Ranks:
-    """Return ranks along the last axis, 1 = highest; equal values are ranked by position.
+def ranks_both_ways(values: Floats) -> tuple[Ranks, Ranks]:
+    """Return ranks along the last axis toward (1 = highest) and away (1 = lowest).
 
-    >>> descending_ranks(np.array([0.2, 0.5, 0.2])).tolist()
-    [2, 1, 3]
+    Equal values are ranked by position in both. Without ties one order is the other reversed, so
+    only ties cost a second sort.
+
+    >>> [ranks.tolist() for ranks in ranks_both_ways(np.array([0.2, 0.5, 0.2]))]
+    [[2, 1, 3], [1, 3, 2]]
     """
     order = np.argsort(-values, axis=-1)
     by_rank = np.take_along_axis(values, order, axis=-1)
-    if np.any(by_rank[..., 1:] == by_rank[..., :-1]):
-        order = np.argsort(-values, axis=-1, kind="stable")
-    ranks = np.empty(values.shape, dtype=np.int32)
-    positions = np.broadcast_to(np.arange(1, values.shape[-1] + 1, dtype=np.int32), values.shape)
-    np.put_along_axis(ranks, order, positions, axis=-1)
+    if not np.any(by_rank[..., 1:] == by_rank[..., :-1]):
+        toward = _ranks(order)
+        return toward, np.int32(values.shape[-1] + 1) - toward
+    stable = [np.argsort(sign * values, axis=-1, kind="stable") for sign in (-1, 1)]
+    return _ranks(stable[0]), _ranks(stable[1])
+
+
+def _ranks(order: NDArray[np.int64]) -> Ranks:
+    ranks = np.empty(order.shape, dtype=np.int32)
+    positions = np.arange(1, order.shape[-1] + 1, dtype=np.int32)
+    np.put_along_axis(ranks, order, np.broadcast_to(positions, order.shape), axis=-1)
     return ranks
 
 
@@ -139,11 +148,13 @@ def rank_scores(rows: pl.DataFrame, resampled: Floats | None, coverage: float) -
     """
     frames = []
     uncertain = rows["score_sd"].is_not_null()
-    for direction, sign in ((Direction.TOWARD, 1.0), (Direction.AWAY, -1.0)):
-        ranks = descending_ranks(sign * rows["score"].to_numpy())
+    both = ranks_both_ways(rows["score"].to_numpy())
+    resampled_both = (None, None) if resampled is None else ranks_both_ways(resampled)
+    directions = (Direction.TOWARD, Direction.AWAY)
+    for direction, ranks, moved in zip(directions, both, resampled_both, strict=True):
         bounds = {"rank_low": pl.lit(None), "rank_high": pl.lit(None)}
-        if resampled is not None:
-            low, high = rank_interval(ranks, descending_ranks(sign * resampled), coverage)
+        if moved is not None:
+            low, high = rank_interval(ranks, moved, coverage)
             bounds = {
                 "rank_low": pl.when(uncertain).then(pl.Series(low)),
                 "rank_high": pl.when(uncertain).then(pl.Series(high)),
