@@ -38,10 +38,10 @@ def sql(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
 
 def _plain_numbers(frame: pl.DataFrame) -> pl.DataFrame:
     """Return sums and decimals, which DuckDB gives 38 digits, as integers and floats."""
-    casts: dict[str, pl.DataType] = {}
+    casts = {}
     for name, dtype in frame.schema.items():
         if isinstance(dtype, pl.Decimal) or dtype in {pl.Int128, pl.UInt128}:
             whole = not isinstance(dtype, pl.Decimal) or dtype.scale == 0
             fits = frame[name].cast(pl.Float64).abs().le(2.0**62).all()
             casts[name] = pl.Int64() if whole and fits else pl.Float64()
-    return frame.cast(casts)
+    return frame.with_columns(pl.col(name).cast(dtype) for name, dtype in casts.items())

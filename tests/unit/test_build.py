@@ -1,0 +1,259 @@
+"""Building the database: what goes in comes out, what is wrong is refused, the old file stays."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+import pytest
+
+from fixtures.tiny_run import DELTA, FACTORS, GENES, IDS, SETTINGS, make_tiny_run, score
+from knockscreen.errors import ConfigError, DataError
+from knockscreen.store.build import Resources, build
+
+
+def built(folder: Path, **options: Any) -> Path:
+    return build(folder, folder / "programs.tsv", folder / "screen.duckdb", SETTINGS, **options)
+
+
+def ask(path: Path, query: str) -> list[tuple[Any, ...]]:
+    with duckdb.connect(path, read_only=True) as connection:
+        return connection.sql(query).fetchall()
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(make_tiny_run(tmp_path_factory.mktemp("tiny")))
+
+
+def rewrite(path: Path, change: Any) -> None:
+    change(pl.read_parquet(path)).write_parquet(path)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_tiny_run(tmp_path / "tiny")
+
+
+def test_every_effect_comes_out_as_it_went_in(database: Path) -> None:
+    query = "select target_gene, context, gene, delta, is_target from {}"
+    expected = {
+        (t, c, g): (pytest.approx(DELTA[t][g] * f, rel=1e-6), t == g)
+        for t in DELTA
+        for c, f in FACTORS.items()
+        for g in GENES
+    }
+    for view in ("effects", "movers"):
+        found = {row[:3]: row[3:] for row in ask(database, query.format(view))}
+        assert found == expected
+
+
+def test_both_orders_are_sorted(database: Path) -> None:
+    for table, order in (
+        ("effects_by_target", "context_key, target_key, gene_key"),
+        ("effects_by_gene", "context_key, gene_key, target_key"),
+        ("measured_by_target", "context_key, target_key, gene_key"),
+    ):
+        rows = ask(database, f"select {order} from {table}")
+        assert rows == sorted(rows)
+        assert len(rows) in {len(DELTA) * 30, 2 * 30}
+
+
+def test_missing_is_null_and_never_zero(database: Path) -> None:
+    assert ask(database, "select count(p_value), count(fdr) from rankings") == [(0, 0)]
+    assert ask(database, "select n_cells from targets where target_gene = 'STAT3'") == [(None,)]
+    assert ask(database, "select gene_id from program_genes where gene = 'NOSUCHGENE'") == [(None,)]
+    assert ask(database, "select count(dispersion) from genes") == [(0,)]
+
+
+def test_not_a_number_becomes_null(run: Path) -> None:
+    nan = pl.lit(float("nan"))
+    rewrite(run / "rank/rankings.parquet", lambda f: f.with_columns(score_sd=nan))
+    assert ask(built(run), "select count(score_sd), count(score) from rankings")[0][0] == 0
+
+
+def test_scores_carry_ranks_of_their_own_kind(database: Path) -> None:
+    query = (
+        "select evidence, score, rank_toward, rank_away, n_ranked, score_half_a, n_cells"
+        " from program_scores where program = 'Treg' and target_gene = 'FOXP3'"
+        " and context = 'time=Rest' order by evidence"
+    )
+    measured, predicted = ask(database, query)
+    value = score("Treg", "FOXP3", "time=Rest")
+    assert predicted == ("predicted_seen", pytest.approx(value), 3, 1, 3, None, None)
+    assert measured == ("measured", pytest.approx(0.9 * value), 2, 1, 2, 0.1, 3)
+
+
+def test_contexts_count_cells_and_pooled_ones_sum_them(database: Path) -> None:
+    query = "select context, is_pooled, pooled_over, n_cells, n_control_cells from contexts"
+    rows = ask(database, query)
+    assert ("donor=D1,time=Rest", False, None, 10, 4) in rows
+    assert ("time=Rest", True, "donor", 20, 8) in rows
+    assert [row[1] for row in rows] == [False] * 4 + [True] * 2
+    levels = "select levels['time'] from contexts where context = 'time=Rest'"
+    assert ask(database, levels) == [("Rest",)]
+
+
+def test_run_row_says_what_was_built_and_from_what(database: Path) -> None:
+    query = "select run, seed, simulated, n_cells, n_genes, n_targets, n_contexts, draws from runs"
+    assert ask(database, query) == [("tiny", 7, True, 40, 5, 3, 4, 16)]
+    assert ask(database, "select store_digest, config from runs") == [("abcd", SETTINGS)]
+    assert ask(database, "select artifact, stage from artifacts") == [("store", "normalize")]
+
+
+def test_manifest_names_the_inputs(database: Path) -> None:
+    manifest = json.loads((database.parent / "screen.duckdb.manifest.json").read_text())
+    assert manifest["stage"] == "build_db"
+    assert len(manifest["inputs"]) == 3
+
+
+def test_without_measured_tables_they_exist_and_are_empty(tmp_path: Path) -> None:
+    path = built(make_tiny_run(tmp_path / "tiny", measured=False))
+    assert ask(path, "select count(*) from measured_effects") == [(0,)]
+    assert ask(path, "select count(*) from ceilings") == [(0,)]
+    assert ask(path, "select count(*), count(n_cells) from program_scores") == [(36, 0)]
+
+
+def test_two_builds_answer_alike_whatever_the_threads_and_memory(database: Path, run: Path) -> None:
+    again = built(run, resources=Resources(memory="100MB", threads=1))
+    for table in ("effects_by_target", "effects_by_gene", "rankings", "program_scores", "targets"):
+        assert ask(again, f"from {table}") == ask(database, f"from {table}")
+
+
+def test_progress_counts_up_to_the_end(run: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    built(run, progress=lambda done, total, what: seen.append((done, total)))
+    assert seen == [(step, 8) for step in range(9)]
+
+
+def test_a_program_below_the_panel_is_listed_as_left_out(database: Path) -> None:
+    query = "select program, n_genes, n_panel_genes, status from programs order by program"
+    assert ask(database, query) == [
+        ("House", 1, 0, "left_out"), ("Th17", 3, 2, "ranked"), ("Treg", 3, 3, "ranked"),
+    ]  # fmt: skip
+
+
+def test_a_measured_target_that_was_no_candidate_is_kept_with_its_status(run: Path) -> None:
+    rewrite(
+        run / "screen/candidates.parquet",
+        lambda f: f.filter(~pl.col("target_gene").is_in(["IL2RA", "RORC"])),
+    )
+    keep = pl.col("target_gene_id") != IDS["RORC"]
+    rewrite(run / "score/effects/0.parquet", lambda f: f.filter(keep))
+    predicted = pl.col("evidence") != "measured"
+    for name in ("rankings", "program_scores"):
+        rewrite(run / f"rank/{name}.parquet", lambda f: f.filter(keep | ~predicted))
+    query = "select target_gene, status, n_cells from targets where evidence is null order by 1"
+    found = ask(built(run), query)
+    assert ("IL2RA", "filtered", None) in found
+    assert ("RORC", "not_a_candidate", 12) in found
+
+
+BAD = {
+    "a missing shard folder": (
+        lambda run: [p.unlink() for p in (run / "score/effects").iterdir()],
+        "no Parquet files; run knockscreen score",
+    ),
+    "a shard that is no Parquet file": (
+        lambda run: (run / "score/effects/1.parquet").write_text("hello"),
+        "1.parquet is not a Parquet file",
+    ),
+    "a shard without a column": (
+        lambda run: rewrite(run / "score/effects/1.parquet", lambda f: f.drop("delta_se")),
+        "no column 'delta_se'",
+    ),
+    "a shard with an unknown gene": (
+        lambda run: rewrite(
+            run / "score/effects/1.parquet",
+            lambda f: f.with_columns(pl.col("gene_id").replace("ENSG03", "ENSG33")),
+        ),
+        "gene_id 'ENSG33'.*nearest: ENSG03",
+    ),
+    "a shard with an unknown target": (
+        lambda run: rewrite(
+            run / "score/effects/1.parquet",
+            lambda f: f.with_columns(target_gene_id=pl.lit("ENSG55")),
+        ),
+        "target_gene_id 'ENSG55'",
+    ),
+    "a shard twice": (
+        lambda run: (run / "score/effects/2.parquet").write_bytes(
+            (run / "score/effects/0.parquet").read_bytes()
+        ),
+        "effects of FOXP3 in .* more than one file",
+    ),
+    "shards that disagree about control": (
+        lambda run: rewrite(
+            run / "score/effects/1.parquet",
+            lambda f: f.with_columns(control_mean_count=pl.lit(3.0, pl.Float32)),
+        ),
+        "control_mean_count of IL2RA",
+    ),
+    "no rankings": (
+        lambda run: (run / "rank/rankings.parquet").unlink(),
+        "rankings.parquet does not exist",
+    ),
+    "rankings without a column": (
+        lambda run: rewrite(run / "rank/rankings.parquet", lambda f: f.drop("rank_low")),
+        "no column 'rank_low'",
+    ),
+    "a score of an unknown target": (
+        lambda run: rewrite(
+            run / "rank/program_scores.parquet",
+            lambda f: f.with_columns(target_gene_id=pl.lit("ENSG99")),
+        ),
+        "belong to a target",
+    ),
+    "a gene twice": (
+        lambda run: rewrite(run / "store/panel.parquet", lambda f: pl.concat([f, f.head(1)])),
+        "'ENSG06' twice",
+    ),
+    "no programs": (lambda run: (run / "programs.tsv").unlink(), "programs.tsv' does not exist"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_and_leaves_the_old_database(run: Path, case: str) -> None:
+    old = run / "screen.duckdb"
+    old.write_bytes(b"the old one")
+    spoil, message = BAD[case]
+    spoil(run)
+    with pytest.raises(DataError, match=message):
+        built(run)
+    assert old.read_bytes() == b"the old one"
+    assert not list(run.glob(".screen*"))
+
+
+def test_settings_need_a_run_and_a_seed(run: Path) -> None:
+    with pytest.raises(ConfigError, match="'seed' is missing"):
+        build(run, run / "programs.tsv", run / "screen.duckdb", '{"run": "tiny"}')
+    assert not (run / "screen.duckdb").exists()
+
+
+def test_a_memory_limit_that_is_no_size_is_refused(run: Path) -> None:
+    with pytest.raises(DataError, match="'much' is no size"):
+        built(run, resources=Resources(memory="much"))
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_old_database(run: Path) -> None:
+    old = run / "screen.duckdb"
+    old.write_bytes(b"the old one")
+    # A file size limit stands in for a full disk: writes beyond it fail in the same way.
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000));"
+        "from knockscreen.cli import main; main()"
+    )
+    arguments = ["build-db", "--results-dir", str(run), "--programs", str(run / "programs.tsv"),
+                 "--output", str(old), "--settings", SETTINGS]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 2, done.stderr
+    assert "the disk is full" in last
+    assert "Traceback" not in done.stderr
+    assert old.read_bytes() == b"the old one"
+    assert not list(run.glob(".screen*"))
