@@ -245,7 +245,7 @@ def _ranking(run: "RunTables", wish: Wish) -> "Figure":
         rows.collect(),
         top=wish.settings.report.top,
         interval=wish.settings.rank.interval,
-        planted=None if planted is None else planted.get(wish.program, frozenset()),
+        planted=None if planted is None else planted.get(wish.program, {}),
         simulated=run.simulated,
     )
 

@@ -82,20 +82,33 @@ class RunTables:
         return self.has("input/regulators.tsv")
 
     @cached_property
-    def planted(self) -> dict[str, frozenset[str]] | None:
-        """Program -> symbols of the regulators planted in a simulated screen; None if real."""
-        if not (self.simulated and self.has("input/regulators.tsv")):
-            return None
+    def planted(self) -> dict[str, dict[str, int]] | None:
+        """Program -> planted regulator -> sign of its knock-down's true effect; None if real.
+
+        Known for simulated screens only. The sign is +1 toward the program, -1 away from it.
+
+        Raises
+        ------
+        DataError
+            The simulator's table lacks a column.
+        """
         path = self.folder / "input/regulators.tsv"
+        if not (self.simulated and path.exists()):
+            return None
         table = pl.read_csv(path, separator="\t", infer_schema=False)
-        gene = next((c for c in ("target_gene", "regulator", "gene") if c in table.columns), None)
-        if gene is None or "program" not in table.columns:
-            found = ", ".join(table.columns)
-            msg = f"{path} needs columns 'program' and 'regulator'; found: {found}."
-            raise DataError(msg)
+        for column in ("program", "target_gene", "sign", "planted"):
+            if column not in table.columns:
+                near = suggest(column, table.columns)
+                msg = f"{path} has no column '{column}'{near}; run 'knockscreen simulate' again."
+                raise DataError(msg)
         self.used.append(path)
-        grouped = table.group_by("program").agg(pl.col(gene).unique().sort())
-        return {program: frozenset(genes) for program, genes in grouped.iter_rows()}
+        rows = table.filter(pl.col("planted") == "true").select(
+            "program", "target_gene", pl.col("sign").cast(pl.Int8)
+        )
+        found: dict[str, dict[str, int]] = {}
+        for program, gene, sign in rows.iter_rows():
+            found.setdefault(program, {})[gene] = sign
+        return found
 
     def scores(self) -> pl.LazyFrame:
         """Return predicted program scores, without the measured rows beside them."""

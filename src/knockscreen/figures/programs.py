@@ -1,6 +1,6 @@
 """Knock-downs by programs: the heatmap, and predicted beside measured scores."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import polars as pl
@@ -45,7 +45,7 @@ def heatmap(
     *,
     top: int,
     interval_z: float,
-    planted: Mapping[str, frozenset[str]] | None = None,
+    planted: Mapping[str, Collection[str]] | None = None,
     simulated: bool = False,
 ) -> Figure:
     """Draw the strongest knock-downs against every program, both ordered by similarity.
@@ -123,6 +123,7 @@ def _matrix(
 
 def _tiles(figure: Figure, ax: Axes, wide: np.ndarray) -> None:
     """Draw the coloured tiles and their colour bar, centred at 0."""
+    shrink = min(1.0, 12 / len(wide))
     finite = np.abs(wide[np.isfinite(wide)])
     reach = (float(np.quantile(finite, 0.98)) if finite.size else 0.0) or 1.0
     rows, columns = (np.arange(n + 1) - 0.5 for n in wide.shape)
@@ -134,10 +135,10 @@ def _tiles(figure: Figure, ax: Axes, wide: np.ndarray) -> None:
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     bar = figure.colorbar(
-        image, ax=ax, shrink=0.5, aspect=18, pad=0.02, extend="both", anchor=(0, 1)
+        image, ax=ax, shrink=shrink, aspect=36 * shrink, pad=0.02, extend="both", anchor=(0, 1)
     )
     bar.outline.set_visible(False)
-    bar.set_label("score (mean log1p CP10k change)")
+    bar.set_label("score")
     style.signed(bar.ax.yaxis)
 
 

@@ -222,8 +222,9 @@ def place_labels(ax: Axes, x: np.ndarray, y: np.ndarray, labels: Mapping[int, st
         distance = max(abs(offset[0]) - size[0] / 2, abs(offset[1]) - size[1] / 2)
         leader = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
         ax.annotate(
-            label, at, xytext=tuple(offset / scale), textcoords="offset points", fontsize=7.5,
-            ha="center", va="center", arrowprops=leader if distance > 6 * scale else None, zorder=6,
+            label, at, xytext=tuple(np.round(offset / scale, 2)), textcoords="offset points",
+            fontsize=7.5, ha="center", va="center", zorder=6,
+            arrowprops=leader if distance > 8 * scale else None,
         ).set_in_layout(False)  # fmt: skip
 
 
@@ -232,7 +233,7 @@ def _free_spot(
 ) -> tuple[np.ndarray, Bbox] | None:
     """Return the first free centre (as pixel offset from ``point``) for a box of ``size``."""
     width, height = size
-    for radius in (4.5, 9, 16, 26, 38, 52, 68):
+    for radius in (5.5, 10, 16, 26, 38, 52, 68):
         for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)):
             offset = np.array(
                 [dx * (radius * scale + width / 2), dy * (radius * scale + height / 2)]
@@ -245,9 +246,21 @@ def _free_spot(
     return None
 
 
+def _settle(figure: Figure) -> None:
+    """Lay the panels out once and round their places.
+
+    The solver's last digits vary from run to run, and ids in an SVG are made from all digits.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for ax in figure.axes:
+        ax.set_position(Bbox(np.round(ax.get_position(original=True).get_points(), 6)))
+
+
 @house_style
 def render(figure: Figure, kind: str) -> bytes:
     """Return ``figure`` as the bytes of an ``svg`` or ``png`` file, the same for equal input."""
+    _settle(figure)
     buffer = io.BytesIO()
     metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
