@@ -123,7 +123,7 @@ def test_show_of_a_never_measured_knockdown_has_null_beside_it(screen: Screen) -
     frame = screen.show("STAT3", REST)
     assert frame["measured_score"].is_null().all()
     assert frame["measured_delta"].is_null().all()
-    assert screen.caveats("STAT3") == ["STAT3 was never knocked down in training cells."]
+    assert screen.caveats("STAT3") == ["STAT3 was never knocked down in training: prediction only."]
     assert screen.caveats("FOXP3") == []
 
 
@@ -297,10 +297,10 @@ def test_the_only_run_is_found_and_several_are_listed(tmp_path: Path) -> None:
         (tmp_path / name / "screen.duckdb").touch()
         if name == "one":
             assert find_database(results=tmp_path) == tmp_path / "one/screen.duckdb"
-    with pytest.raises(DatabaseError, match="several runs .*: one, two; choose one with --run"):
+    with pytest.raises(DatabaseError, match=r"several runs .*: one, two; choose one with --run"):
         find_database(results=tmp_path)
     assert find_database(run="two", results=tmp_path) == tmp_path / "two/screen.duckdb"
-    with pytest.raises(UnknownNameError, match="no run 'tow'.*nearest: two"):
+    with pytest.raises(UnknownNameError, match=r"no run 'tow'.*nearest: two"):
         find_database(run="tow", results=tmp_path)
 
 
