@@ -25,7 +25,7 @@ VERSIONS = ("knockscreen", "numpy", "torch", "anndata", "scanpy", "polars", "duc
 def atomic(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path; on success it replaces ``path``, on failure ``path`` is untouched.
 
-    Works for files and for directories. A full disk or a missing folder is reported as one sentence.
+    Works for files and for directories. A full disk or a missing folder is one sentence.
 
     Raises
     ------
@@ -122,10 +122,17 @@ def read_json(path: Path | str) -> Any:
         msg = f"{path} does not exist; run the stage that writes it first."
         raise DataError(msg) from None
     except json.JSONDecodeError as error:
-        msg = f"{path} is not JSON ({error.msg} at line {error.lineno}); run the stage that writes it again."
+        msg = (
+            f"{path} is not JSON ({error.msg} at line {error.lineno});"
+            " run the stage that writes it again."
+        )
         raise DataError(msg) from None
 
 
 def threads(requested: int = 0) -> int:
-    """Return how many threads a job may use: ``requested``, or what the machine gives it."""
-    return requested or len(os.sched_getaffinity(0))
+    """Return how many threads a job may use: ``requested``, or those given to it.
+
+    Snakemake says how many in ``OMP_NUM_THREADS``; elsewhere it is the cores this process may use.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return requested or (int(given) if given.isdecimal() else 0) or len(os.sched_getaffinity(0))

@@ -20,7 +20,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
         path = place.folder / line.split("\t")[0]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    touched = place.run("--configfile", TINY, "--touch")
+    touched = place.run("--configfile", TINY, "--touch", "--forceall")
     assert touched.returncode == 0, touched.stderr
     return place
 

@@ -79,8 +79,6 @@ def test_slurm_profile_asks_for_a_gpu_where_a_model_runs() -> None:
             "data.files names '${NOWHERE}/a.h5ad', and ${NOWHERE}/a.h5ad does not exist",
         ),
         ({"simulate": {"enabled": False}}, "data.files is empty and simulate.enabled is false"),
-        ({"programs": {"file": "no.tsv"}}, "programs.file names 'no.tsv'"),
-        ({"screen": {"candidates": "mine.txt"}}, "screen.candidates names 'mine.txt'"),
         ({"flow": {"features": "esm.parquet"}}, "flow.features names 'esm.parquet'"),
     ],
 )
