@@ -250,16 +250,19 @@ def _looks(matrix: sparse.csr_matrix, rows: int = 20) -> str:
             continue
         scaled.append(_whole_multiples(values))
         log.append(values.max() < 50 and _whole_multiples(np.expm1(values)))
-    if log and np.mean(log) > 0.5:
-        return "log-transformed"
     if scaled and np.mean(scaled) > 0.5:
         return "normalised (counts divided by a size factor)"
+    if log and np.mean(log) > 0.5:
+        return "log-transformed"
     return "log-transformed or corrected" if matrix.data.max() < 20 else "corrected or normalised"
 
 
 def _whole_multiples(values: NDArray[np.float64]) -> bool:
-    ratio = values / values.min()
-    return bool(np.allclose(ratio, np.rint(ratio), rtol=2e-3, atol=2e-3))
+    for smallest in (1, 2, 3, 4):  # the count that the smallest value may have been
+        ratio = smallest * values / values.min()
+        if np.allclose(ratio, np.rint(ratio), rtol=1e-5, atol=0.01):
+            return True
+    return False
 
 
 class Inputs:

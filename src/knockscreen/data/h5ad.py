@@ -36,7 +36,7 @@ def open_h5ad(path: Path) -> Iterator[h5py.File]:
     except OSError as error:
         if "truncated" in str(error):
             msg = f"{path} is truncated (the file ends before its data does); copy it again."
-        elif path.stat().st_size and path.open("rb").read(4) == b"\x89HDF":
+        elif _starts_as_hdf5(path):
             msg = f"{path} cannot be read as HDF5, it is truncated or damaged; copy it again."
         else:
             msg = f"{path} is not an h5ad file (not HDF5); expected AnnData .h5ad with raw counts."
@@ -53,6 +53,11 @@ def open_h5ad(path: Path) -> Iterator[h5py.File]:
                 )
                 raise DataError(msg)
         yield handle
+
+
+def _starts_as_hdf5(path: Path) -> bool:
+    with path.open("rb") as handle:
+        return handle.read(4) == b"\x89HDF"
 
 
 @contextmanager

@@ -95,13 +95,13 @@ def test_guides(guides: Moments, controls: Moments, target: NDArray[np.int64]) -
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_0 = (controls.x / controls.n)[:, column].T  # (U, C)
         n_0 = controls.n[:, column].T
-        var_0 = np.maximum(controls.xx[:, column].T / n_0 - mean_0**2, 0) * n_0 / (n_0 - 1)
+        var_0 = _difference(controls.xx[:, column].T / n_0, mean_0**2) * n_0 / (n_0 - 1)
         present = guides.n > 0
         n = guides.n.sum(axis=1)
         weight = guides.n / n[:, None]
         shift = _over(guides.x - guides.n * mean_0, present) / n
         square = _over(guides.xx - 2 * mean_0 * guides.x + guides.n * mean_0**2, present)
-        error = np.maximum(square / n - shift**2, 0) / (n - 1)
+        error = _difference(square / n, shift**2) / (n - 1)
         error_0 = np.where(present, weight**2 * var_0 / n_0, 0.0)
         total = error + error_0.sum(axis=1)
         statistic = shift / np.sqrt(total)
@@ -127,6 +127,12 @@ def test_guides(guides: Moments, controls: Moments, target: NDArray[np.int64]) -
         p_value=p_value,
         fdr=benjamini_hochberg(p_value),
     )
+
+
+def _difference(square: Floats, of_mean: Floats) -> Floats:
+    """Return mean square minus squared mean; what rounding alone could leave is 0."""
+    left = square - of_mean
+    return np.where(left > 1e-12 * square, left, 0.0)
 
 
 def _over(values: Floats, where: NDArray[np.bool_]) -> Floats:

@@ -81,8 +81,11 @@ def variability(sums: GeneSums, n_top: int, eligible: NDArray[np.bool_]) -> Vari
         Genes that may be chosen, shape (G,); the others are described, not ranked before them.
     """
     means, normed, votes = [], [], np.zeros(len(eligible))
-    for b in np.flatnonzero(sums.n > 1):
-        mean, dispersion = _one_batch(sums.n[b], sums.x[b], sums.xx[b], sums.seen[b] > 0)
+    batches = np.flatnonzero(sums.n > 1)
+    for b in batches:
+        # As in scanpy: several batches leave out the genes that one does not express, one does not.
+        among = sums.seen[b] > 0 if len(batches) > 1 else np.ones(len(eligible), dtype=bool)
+        mean, dispersion = _one_batch(sums.n[b], sums.x[b], sums.xx[b], among)
         means.append(mean)
         normed.append(dispersion)
         votes += _votes(dispersion, n_top)
@@ -96,17 +99,15 @@ def variability(sums: GeneSums, n_top: int, eligible: NDArray[np.bool_]) -> Vari
     return Variability(mean, dispersion, rank)
 
 
-def _one_batch(
-    n: float, x: Floats, xx: Floats, expressed: NDArray[np.bool_]
-) -> tuple[Floats, Floats]:
-    """Return log1p mean and standardised log dispersion (G,); 0 for genes without a count."""
+def _one_batch(n: float, x: Floats, xx: Floats, among: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Return log1p mean and standardised log dispersion (G,); 0 outside ``among``."""
     mean = x / n
     var = np.maximum(xx / n - mean**2, 0) * n / (n - 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         dispersion = np.log(np.where(var > 0, var / mean, np.nan))
     log_mean = np.log1p(mean)
     normed = np.zeros(len(x))
-    normed[expressed] = _standardise(dispersion[expressed], log_mean[expressed])
+    normed[among] = _standardise(dispersion[among], log_mean[among])
     return log_mean, normed
 
 
