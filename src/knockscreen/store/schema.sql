@@ -36,8 +36,8 @@ comment on column genes.is_hvg is 'true if chosen as highly variable';
 comment on column genes.is_program is 'true if a gene of a program';
 comment on column genes.is_target is 'true if knocked down in the input';
 comment on column genes.n_cells is 'cells after QC in which the gene is detected';
-comment on column genes.mean is 'mean expression when the panel was chosen, as in store/panel.parquet';
-comment on column genes.dispersion is 'dispersion used to choose variable genes, as in store/panel.parquet; NULL if not computed';
+comment on column genes.mean is 'log1p (natural log) of mean CP10k of training cells, batches averaged';
+comment on column genes.dispersion is 'standardised dispersion of CP10k among genes of like mean; NULL if not computed';
 
 create table targets (
     target_key usmallint, target_gene varchar, target_gene_id varchar, gene_key usmallint,
