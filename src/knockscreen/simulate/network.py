@@ -14,17 +14,20 @@ from numpy.typing import NDArray
 
 from knockscreen.simulate.catalogue import Genes, edges
 
-EDGE = 0.20
+EDGE = 0.30
 """ln change of a gene per ln change of a regulator, for a planted weight of 1."""
 LARGEST_RADIUS = 0.6
 """Spectral radius to which regulation among regulators is held; below 1 the response is finite."""
 DONOR_SPREAD = 0.15
 """Donors scale a regulator's outgoing edges by up to this share, up or down."""
-HIDDEN_MEMBERS = 25
+CROSS_TALK = (0.5, 0.28)
+"""Share of the programs that a regulator also moves without a planted edge, and the standard
+deviation of the weight with which it does."""
+HIDDEN_MEMBERS = 16
 """Genes outside a program's list that move with it, per program."""
-PRIVATE_EDGES = {"chromatin": 70, "essential": 110}
+PRIVATE_EDGES = {"chromatin": 60, "essential": 100}
 PRIVATE_EDGES_ELSEWHERE = 30
-PRIVATE_SD = 0.09
+PRIVATE_SD = 0.08
 
 ACTIVITY: dict[str, dict[str, float]] = {
     "Rest": {"TCR": 0.2, "proliferation": 0.4, "IL2": 0.6, "IFN": 0.8, "Th1": 0.7, "Th2": 0.7}
@@ -68,7 +71,7 @@ def planted_edges(genes: Genes, rng: np.random.Generator) -> NDArray[np.float64]
     column = {str(g): i for i, g in enumerate(genes.gene)}
     members = _hidden_members(genes, rng)
     weights = np.zeros((len(drivers), len(genes)))
-    for regulator, acts_on, kind, weight in edges().iter_rows():
+    for regulator, acts_on, kind, weight in [*edges().iter_rows(), *_cross_talk(genes, rng)]:
         jitter = rng.uniform(0.5, 1.5, len(genes)) * (rng.random(len(genes)) > 0.1)
         if regulator not in row:
             continue
@@ -85,6 +88,20 @@ def planted_edges(genes: Genes, rng: np.random.Generator) -> NDArray[np.float64]
         weights[i, hit] += rng.normal(0, PRIVATE_SD, len(hit))
     weights[np.arange(len(drivers)), drivers] = 0.0
     return weights
+
+
+def _cross_talk(genes: Genes, rng: np.random.Generator) -> list[tuple[str, str, str, float]]:
+    """Return further, random edges from regulators to programs, like rows of ``edges.tsv``."""
+    share, sd = CROSS_TALK
+    planted = {(regulator, acts_on) for regulator, acts_on, _, _ in edges().iter_rows()}
+    rows = []
+    for regulator in genes.gene[genes.where("regulator")]:
+        weights = rng.normal(0, sd, len(genes.programs))
+        drawn = rng.random(len(genes.programs)) < share
+        for program, weight, is_drawn in zip(genes.programs, weights, drawn, strict=True):
+            if is_drawn and (str(regulator), program) not in planted:
+                rows.append((str(regulator), program, "program", float(weight)))
+    return rows
 
 
 def _hidden_members(genes: Genes, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -34,9 +34,9 @@ GENERAL = ("POLR2A", "HSPA5")
 """Genes of general, strong effect, screened next."""
 CONTROL_GUIDES = 12
 MITOCHONDRIAL_SHARE = 0.03
-DRIVER_SD = 0.4
+DRIVER_SD = 0.28
 """Fluctuation of a regulator's expression from cell to cell, ln units; it drives its targets."""
-PROGRAM_SD = 0.35
+PROGRAM_SD = 0.18
 """Fluctuation of a program's activity from cell to cell, ln units."""
 LARGEST_SD = 0.9
 
