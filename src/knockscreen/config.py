@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 
 from knockscreen.errors import ConfigError, suggest
 
@@ -55,20 +64,35 @@ class Columns(Section):
     gene_id: str | None = Field(None, description="var: Ensembl id; else the var index")
 
 
+TIME_OF_SCLDM = "experimental_perturbation_time_point"
+PRESET_CONTEXTS = {
+    "zhu2025": {"donor": "donor_id", "time": "culture_condition"},
+    "scldm_cd4": {"donor": "donor_id", "time": TIME_OF_SCLDM},
+}
+_COLUMN_BY_FACTOR = {"type": "object", "additionalProperties": {"type": "string"}}
+Contexts = Annotated[
+    dict[str, str], WithJsonSchema({"anyOf": [_COLUMN_BY_FACTOR, {"type": "null"}]})
+]
+
+
 class DataConfig(Section):
     """The counts to read."""
 
-    files: list[InputPath] = Field(
-        description="h5ad files with raw counts; may be empty if simulated"
-    )
+    files: list[InputPath] = Field(description="h5ad files with raw counts; empty: simulated")
     preset: Literal["zhu2025", "scldm_cd4", "generic"] = Field(description="column names to expect")
     layer: str | None = Field(description="layer with raw counts; null: X")
     columns: Columns = Field(description="overrides of the preset's columns")
-    contexts: dict[str, str] = Field(description="context factor -> obs column")
+    contexts: Contexts = Field(description="context factor -> obs column; null: the preset's")
     control_labels: list[str] = Field(description="labels of control cells in the target column")
-    where: dict[str, list[str]] = Field(
-        description="keep only cells whose obs column has one of these values"
-    )
+    where: dict[str, list[str]] = Field(description="obs column -> values to keep")
+
+    @field_validator("contexts", mode="before")
+    @classmethod
+    def _of_the_preset(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is None and info.data.get("preset") not in PRESET_CONTEXTS:
+            msg = "this preset has none of its own; give some, such as {donor: donor_id}"
+            raise ValueError(msg)
+        return PRESET_CONTEXTS[info.data["preset"]] if value is None else value
 
 
 class SimulateConfig(Section):
@@ -76,7 +100,7 @@ class SimulateConfig(Section):
 
     enabled: bool = Field(description="simulate the input instead of reading data.files")
     mode: Literal["network", "anchored", "null"] = Field(
-        description="network of regulators; anchored in real tables; null: no effects"
+        description="a network, real tables, or no effects"
     )
     seed: NonNegative = Field(description="seed of the simulated world and its cells")
     cells: Positive = Field(description="cells before QC")
@@ -88,12 +112,8 @@ class SimulateConfig(Section):
     donors: list[str] = Field(description="donor names")
     times: list[str] = Field(description="culture conditions")
     library_size: Positive = Field(description="median counts per cell")
-    baseline: InputPath | None = Field(
-        description="anchored: h5ad or CSV (response_id, relative_expression, expression_size)"
-    )
-    effects: InputPath | None = Field(
-        description="anchored: CSV of target, gene, log_fc (natural log)"
-    )
+    baseline: InputPath | None = Field(description="anchored: h5ad, or CSV of NB parameters")
+    effects: InputPath | None = Field(description="anchored: CSV (target, gene, log_fc)")
 
 
 class QcConfig(Section):
@@ -104,13 +124,11 @@ class QcConfig(Section):
     max_pct_mt: float = Field(ge=0, le=100, description="most mitochondrial counts, percent")
     drop_low_quality: bool = Field(description="drop cells flagged low_quality in the input")
     min_guide_umis: NonNegative = Field(description="least UMIs of the top guide, where known")
-    knockdown_test: bool = Field(description="drop guides that do not lower their target")
-    knockdown_fdr: Fraction = Field(
-        description="FDR of Welch's t-test of the target's expression against controls"
-    )
+    knockdown_test: bool = Field(description="drop guides without a knock-down")
+    knockdown_fdr: Fraction = Field(description="FDR of Welch's t-test against controls")
     knockdown_min_cells: Positive = Field(description="fewer cells: kept, not judged")
     knockdown_min_expression: float = Field(
-        ge=0, description="targets with a lower control mean count are kept, not judged"
+        ge=0, description="lower control mean: kept, not judged"
     )
     min_cells: Positive = Field(description="least cells per target and context")
     min_control_cells: Positive = Field(description="least control cells per context")
@@ -138,7 +156,7 @@ class SplitsConfig(Section):
 
     seed: NonNegative = Field(description="seed of the random splits")
     validation: Fraction = Field(description="share of cells for early stopping")
-    test: Fraction = Field(description="share of cells never seen before evaluation")
+    test: Fraction = Field(description="share of cells for evaluation")
     held_out_targets: list[str] = Field(description="targets kept out of training")
     random_held_out_targets: NonNegative = Field(description="further such targets, by seed")
     held_out_contexts: list[HeldOutContext] = Field(description="target x context pairs never seen")
@@ -149,9 +167,7 @@ class ProgramsConfig(Section):
 
     file: InputPath = Field(description="TSV: program, gene, weight, source")
     names: list[str] = Field(description="programs to use; empty: all in the file")
-    min_genes: Positive = Field(
-        description="programs with fewer genes on the panel are left out, and listed"
-    )
+    min_genes: Positive = Field(description="fewer on the panel: program left out")
 
 
 class TrainingConfig(Section):
@@ -160,16 +176,14 @@ class TrainingConfig(Section):
     steps: Positive = Field(description="optimiser steps at most")
     batch_size: Positive = Field(description="cells per step")
     learning_rate: float = Field(gt=0, description="peak, whatever the number of devices")
-    warmup: Fraction = Field(description="share of steps with rising rate; cosine decay after")
+    warmup: Fraction = Field(description="share of steps with rising rate")
     weight_decay: float = Field(ge=0, description="AdamW weight decay")
     betas: tuple[float, float] = Field(description="AdamW betas")
     clip: float = Field(gt=0, description="largest gradient norm")
     ema_decay: float = Field(ge=0, lt=1, description="decay of the averaged weights, those used")
     validate_every: Positive = Field(description="steps between validations (and resume points)")
     patience: Positive = Field(description="validations without improvement before stopping")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        description="auto: bfloat16 on a GPU, float32 on a CPU"
-    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(description="auto: bfloat16 on a GPU")
     workers: NonNegative = Field(description="torch threads; 0: as many as the job has")
 
 
@@ -178,16 +192,10 @@ class VaeConfig(Section):
 
     size: Literal["tiny", "small", "base", "cd4"] = Field(description="named size")
     input: Literal["softbin", "log1p"] = Field(description="how a count enters its token")
-    dispersion: Literal["shared", "cell"] = Field(
-        description="NB inverse dispersion per gene, or per gene and cell"
-    )
-    library: Literal["all", "panel"] = Field(
-        description="library size over all genes (rest as one token), or the panel"
-    )
+    dispersion: Literal["shared", "cell"] = Field(description="NB: per gene, or per gene and cell")
+    library: Literal["all", "panel"] = Field(description="sum of all genes, or the panel")
     kl_weight: float = Field(ge=0, description="beta of the beta-VAE; 0: deterministic autoencoder")
-    thinning: Fraction = Field(
-        description="share of counts hidden from the encoder, predicted; 0: off"
-    )
+    thinning: Fraction = Field(description="share of counts hidden from the encoder")
     init_from: InputPath | None = Field(description="checkpoint (.safetensors) to start from")
     training: TrainingConfig
 
@@ -196,18 +204,14 @@ class FlowConfig(Section):
     """Diffusion Transformer trained by flow matching."""
 
     size: Literal["tiny", "small", "base", "cd4"] = Field(description="named size")
-    condition_dropout: Fraction = Field(
-        description="share of rows without a condition, drawn for each"
-    )
-    target_dropout: Fraction = Field(
-        description="share of rows without target embedding: trains the features"
-    )
+    condition_dropout: Fraction = Field(description="rows without a condition, drawn for each")
+    target_dropout: Fraction = Field(description="rows without target embedding")
     features: Literal["none", "coexpression"] | InputPath = Field(
-        description="of the targets: none, coexpression, or a table (gene, v1, ...)"
+        description="or a table of gene, v1, v2, ..."
     )
     feature_dims: Positive = Field(description="components kept of co-expression features")
     effect_shift: Literal["none", "low_rank"] = Field(
-        description="low_rank: the flow learns what a low-rank effect in latent space leaves over"
+        description="low_rank: fitted first, the flow learns the rest"
     )
     effect_rank: Positive = Field(description="components of the low-rank effect")
     init_from: InputPath | None = Field(description="checkpoint (.safetensors) to start from")
@@ -218,7 +222,7 @@ class GuidanceConfig(Section):
     """Classifier-free guidance; weight 1 is none."""
 
     strategy: Literal["nested", "joint", "additive"] = Field(
-        description="nested: context, then knock-down; joint: at once; additive: alone"
+        description="how the two weights combine"
     )
     context: float = Field(ge=0, description="weight of the context")
     perturbation: float = Field(ge=0, description="weight of the knock-down")
@@ -227,12 +231,8 @@ class GuidanceConfig(Section):
 class ScreenConfig(Section):
     """Which knock-downs to generate, where, and how."""
 
-    candidates: InputPath = Field(
-        description="all, measured, or a file with one symbol or Ensembl id per line"
-    )
-    contexts: list[str] | Literal["all"] = Field(
-        description="all, or a list of factor=level[,factor=level]"
-    )
+    candidates: InputPath = Field(description="all, measured, or a file of genes")
+    contexts: list[str] | Literal["all"] = Field(description="all, or factor=level[,factor=level]")
     draws: Positive = Field(description="generated cells per knock-down and context")
     blocks: Positive = Field(description="groups of draws kept apart for intervals")
     solver: Literal["euler", "midpoint", "heun", "ab2", "dopri5"] = Field(description="ODE solver")
@@ -247,9 +247,9 @@ class ScreenConfig(Section):
 class RankConfig(Section):
     """How scores become rankings."""
 
-    pool_over: list[str] = Field(description="factors with a pooled row beside the separate ones")
+    pool_over: list[str] = Field(description="factors with a pooled row too")
     interval: Fraction = Field(description="coverage of the rank interval")
-    resamples: Positive = Field(description="bootstrap resamples for the rank interval")
+    resamples: Positive = Field(description="bootstrap resamples of the interval")
 
 
 class ReportConfig(Section):

@@ -136,7 +136,7 @@ def test_demo_is_the_configuration_itself() -> None:
         ({"vae": {"training": {"step": 5}}}, r"unknown key 'vae.training.step' in x; nearest: st"),
         ({"rank": {"interval": 1.5}}, r"key 'rank.interval' in x is 1.5: .* less than or equal"),
         ({"run": "../up"}, r"key 'run' in x is '../up'"),
-        ({"data": {"contexts": None}}, r"key 'data.contexts' in x is None"),
+        ({"data": {"preset": "generic"}}, r"'data.contexts' in x is None: .* has none of its own"),
     ],
 )
 def test_mistake_is_one_sentence(overlay: dict[str, Any], sentence: str) -> None:
@@ -156,6 +156,14 @@ def test_overlay_replaces_lists_and_merges_sections() -> None:
     base = {"a": {"x": 1, "y": [1, 2]}, "b": 3}
     assert merge(base, {"a": {"y": [9]}}) == {"a": {"x": 1, "y": [9]}, "b": 3}
     assert base["a"] == {"x": 1, "y": [1, 2]}
+
+
+def test_contexts_of_an_overlay_replace_those_of_the_preset() -> None:
+    values = main_values()["data"]
+    preset = validate(DataConfig, values, where="x").contexts
+    assert preset == {"donor": "donor_id", "time": "culture_condition"}
+    own = validate(DataConfig, merge(values, {"contexts": {"well": "well"}}), where="x").contexts
+    assert own == {"well": "well"}
 
 
 def test_stage_reads_its_sections_of_a_complete_configuration() -> None:
