@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from knockscreen.data.knockdown import GuideTest
+from knockscreen.data.knockdown import INACTIVE, GuideTest
 from knockscreen.names import NTC
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ def summary(
         if qc.knockdown_test
         else "off"
     )
+    n = int((verdict == INACTIVE).sum())
+    inactive = f" ({n} guides inactive)" if qc.knockdown_test else ""
     has_guides = annotation["guide_id"].null_count() < annotation.height
     has_umis = annotation["guide_umis"].null_count() < annotation.height
     has_flag = annotation["low_quality"].null_count() < annotation.height
@@ -130,7 +132,7 @@ def summary(
             else "skipped: no MT- genes and no column"
         ),
         "low_quality": flag if has_flag else "skipped: no column",
-        "inactive_guide": f"{test} ({int((verdict == 'inactive').sum())} guides inactive)",
+        "inactive_guide": f"{test}{inactive}",
         "inactive_target": test,
         "few_cells": f">= {qc.min_cells} cells per target and context",
     }
