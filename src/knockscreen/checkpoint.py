@@ -18,6 +18,7 @@ from knockscreen.data.cells import Vocabulary
 from knockscreen.errors import CheckpointError
 
 FORMAT = 1
+_WRITER = {"vae": "train-vae", "flow": "train-flow", "effects": "fit-effects"}
 
 
 def save(path: Path | str, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
@@ -40,7 +41,7 @@ def load(path: Path | str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
     path = Path(path)
     for part in (path, path.with_suffix(".json")):
         if not part.is_file():
-            msg = f"checkpoint file {part} does not exist; 'knockscreen train-{kind}' writes it."
+            msg = f"checkpoint file {part} does not exist; 'knockscreen {_WRITER[kind]}' writes it."
             raise CheckpointError(msg)
     about = read_json(path.with_suffix(".json"))
     if about.get("kind") != kind or about.get("format") != FORMAT:
@@ -75,7 +76,9 @@ def read_vocabulary(about: dict[str, Any]) -> Vocabulary:
     )
 
 
-def require_same(trained: Vocabulary, given: Vocabulary, *, checkpoint: str, conditions: bool) -> None:
+def require_same(
+    trained: Vocabulary, given: Vocabulary, *, checkpoint: str, conditions: bool
+) -> None:
     """Refuse a panel (and, for ``conditions``, a vocabulary) other than the trained one, by name.
 
     Raises
@@ -97,7 +100,8 @@ def require_same(trained: Vocabulary, given: Vocabulary, *, checkpoint: str, con
         if old == new:
             continue
         place = next(
-            (i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new))
+            (i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b),
+            min(len(old), len(new)),
         )
         was = old[place] if place < len(old) else "nothing"
         now = new[place] if place < len(new) else "nothing"

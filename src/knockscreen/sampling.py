@@ -21,6 +21,7 @@ from knockscreen.models.vae import Decoded, TransformerVAE
 from knockscreen.models.velocity import UNSEEN, Condition
 from knockscreen.names import CP10K, NTC
 from knockscreen.nn.likelihood import detection_rate, expected_log1p, nb_sample
+from knockscreen.training.effect import EffectModel
 from knockscreen.training.flow import FlowModel
 
 Array = NDArray[np.float32]
@@ -56,8 +57,8 @@ class Target:
     """Code of a trained target (0: control), or ``UNSEEN``."""
     features: Tensor | None
     """(F,)"""
-    coordinates: Array
-    """(C, K) low-rank effect."""
+    offsets: Tensor
+    """(C, G) linear part of the knock-down, natural log of expression."""
 
 
 def draw_generator(seed: int, context: str, draw: int) -> np.random.Generator:
@@ -69,17 +70,26 @@ def draw_generator(seed: int, context: str, draw: int) -> np.random.Generator:
 class Sampler:
     """Generates latents and NB parameters for a target in a context."""
 
-    def __init__(self, vae: TransformerVAE, model: FlowModel, settings: SamplerSettings) -> None:
+    def __init__(
+        self,
+        vae: TransformerVAE,
+        model: FlowModel,
+        effects: EffectModel,
+        settings: SamplerSettings,
+    ) -> None:
         self.vae = vae
         self.model = model
+        self.effects = effects
         self.settings = settings
         self.device = next(vae.parameters()).device
         self.mean = model.latent_mean.to(self.device)
         self.scale = model.latent_scale.to(self.device)
-        self.basis: Tensor | None = None
-        if model.effect is not None:
-            self.basis = torch.from_numpy(model.effect.basis).float().to(self.device)
-        self.gene_row = {g: i for i, g in enumerate(model.vocabulary.gene_ids)}
+        self.width = model.net.settings.features
+
+    def is_seen(self, gene_id: str) -> bool:
+        """Return whether a target was knocked down in training cells (control included)."""
+        code = self.model.vocabulary.target_code(gene_id)
+        return code == 0 or (code > 0 and self.effects.trained[code])
 
     def target(self, gene_id: str) -> Target:
         """Return how the model knows a target, by Ensembl id (or the control label).
@@ -89,38 +99,22 @@ class Sampler:
         UnknownNameError
             The gene was not trained and has no features: it is not on the panel.
         """
-        model = self.model
-        contexts = len(model.vocabulary.contexts)
-        code = model.vocabulary.target_code(gene_id)
+        vocabulary = self.model.vocabulary
+        code = vocabulary.target_code(gene_id)
+        found = self.effects.features_of(gene_id) if code != 0 else None
         features = None
-        if model.features is not None:
-            features = torch.zeros(model.features.shape[1])
-            row = self.gene_row.get(gene_id)
-            if row is not None and bool(torch.isfinite(model.features[row]).all()) and code != 0:
-                features = model.features[row]
-        rank = 1 if model.effect is None else len(model.effect.basis)
-        zero = np.zeros((contexts, rank), dtype=np.float32)
-        if code == 0:
-            return Target(0, features, zero)
-        if code > 0 and model.trained[code]:
-            if model.effect is not None:
-                zero = model.effect.coordinates[code].astype(np.float32)
-            return Target(code, features, zero)
-        if not self.has_features(gene_id):
+        if self.width:
+            features = torch.zeros(self.width) if found is None else torch.from_numpy(found)
+        offsets = torch.from_numpy(self.effects.offsets(gene_id)).to(self.device)
+        if self.is_seen(gene_id):
+            return Target(code, features, offsets)
+        if found is None:
             msg = (
                 f"'{gene_id}' was never knocked down in training and has no features on the panel, "
-                f"so nothing can be predicted for it{suggest(gene_id, self.gene_row)}."
+                f"so nothing can be predicted for it{suggest(gene_id, vocabulary.gene_ids)}."
             )
             raise UnknownNameError(msg)
-        if model.effect is not None and features is not None:
-            zero = model.effect.predict(features.double().numpy()[None])[0].astype(np.float32)
-        return Target(UNSEEN, features, zero)
-
-    def has_features(self, gene_id: str) -> bool:
-        """Return whether an unseen gene can be predicted."""
-        row = self.gene_row.get(gene_id)
-        features = self.model.features
-        return features is not None and row is not None and bool(torch.isfinite(features[row]).all())
+        return Target(UNSEEN, features, offsets)
 
     def noise(self, context: str, draws: range) -> tuple[Tensor, Tensor]:
         """Return the noise (R, L, D) and the library sizes (R,) of some draws of a context."""
@@ -171,7 +165,6 @@ class Sampler:
         """Return latents (n, L, D) of one target, row i in ``contexts[i]`` from ``noise[i]``."""
         v = self.model.vocabulary
         codes = np.stack([v.context_codes(name) for name in contexts])
-        index = np.array([v.contexts.index(name) for name in contexts])
         n = len(contexts)
         features = None
         if target.features is not None:
@@ -189,18 +182,21 @@ class Sampler:
                 solve(self.velocity(condition.rows(rows)), noise[rows], self.settings.steps)
             )
         x = torch.cat(pieces)
-        if self.basis is not None:
-            coordinates = torch.from_numpy(target.coordinates[index]).to(self.device)
-            weight = self.settings.guidance.perturbation
-            x = x + weight * (coordinates @ self.basis).view_as(x)
         return x * self.scale + self.mean
 
     @torch.no_grad()
-    def decode(self, z: Tensor, library: Tensor) -> Decoded:
-        """Return NB parameters (n, G) of latents at library sizes (n,), in batches."""
+    def decode(self, z: Tensor, library: Tensor, target: Target, contexts: list[str]) -> Decoded:
+        """Return NB parameters (n, G) of one target's latents at library sizes (n,), in batches.
+
+        The linear part of the knock-down is multiplied by the perturbation's guidance weight.
+        """
+        known = self.model.vocabulary.contexts
+        index = torch.tensor([known.index(name) for name in contexts], device=self.device)
+        offset = target.offsets[index] * self.settings.guidance.perturbation  # (n, G)
         batch = self.settings.batch_size
         parts = [
-            self.vae.decode(z[i : i + batch], library[i : i + batch]) for i in range(0, len(z), batch)
+            self.vae.decode(z[i : i + batch], library[i : i + batch], offset[i : i + batch])
+            for i in range(0, len(z), batch)
         ]
         mu = torch.cat([p.mu for p in parts])
         theta = parts[0].theta if parts[0].theta.dim() == 1 else torch.cat([p.theta for p in parts])
@@ -237,8 +233,9 @@ class Screen:
     def generate(self, gene_id: str) -> Draws:
         """Return the draws of one target (or of the control) in every context."""
         s = self.sampler
-        z = s.latents(s.target(gene_id), self.rows, self.noise)
-        mu, theta = s.decode(z, self.library)
+        target = s.target(gene_id)
+        z = s.latents(target, self.rows, self.noise)
+        mu, theta = s.decode(z, self.library, target, self.rows)
         scale = CP10K / self.library[:, None]
         shape = (len(self.contexts), self.draws, -1)
         mean = expected_log1p(mu, theta, scale)
@@ -248,7 +245,9 @@ class Screen:
         return Draws(
             log1p=_array(mean.view(shape)),
             mean_count=_array(mu.view(shape).mean(1)),
-            var_log1p=_array(between.var(1, unbiased=True) if self.draws > 1 else between[:, 0] * 0),
+            var_log1p=_array(
+                between.var(1, unbiased=True) if self.draws > 1 else between[:, 0] * 0
+            ),
             detection=_array(detection_rate(mu, theta).view(shape).mean(1)),
         )
 
@@ -291,7 +290,8 @@ def shard_statistics(
     DataError
         The control was generated with other contexts, draws or genes.
     """
-    expected = (len(screen.contexts), screen.draws, len(screen.sampler.gene_row))
+    genes = len(screen.sampler.model.vocabulary.gene_ids)
+    expected = (len(screen.contexts), screen.draws, genes)
     if control_draws.shape != expected:
         msg = (
             f"the control holds (contexts, draws, genes) {control_draws.shape}, the screen wants "

@@ -52,11 +52,15 @@ class Vocabulary:
         codes = []
         for factor in given:
             if factor not in self.factors:
-                msg = f"unknown context factor '{factor}' in '{name}'{suggest(factor, self.factors)}."
+                msg = (
+                    f"unknown context factor '{factor}' in '{name}'{suggest(factor, self.factors)}."
+                )
                 raise UnknownNameError(msg)
         for factor, levels in zip(self.factors, self.levels, strict=True):
             if factor not in given:
-                msg = f"context '{name}' does not say which {factor}; available: {', '.join(levels)}."
+                msg = (
+                    f"context '{name}' does not say which {factor}; available: {', '.join(levels)}."
+                )
                 raise UnknownNameError(msg)
             if given[factor] not in levels:
                 msg = f"unknown {factor} '{given[factor]}' in context '{name}'{suggest(given[factor], levels)}."

@@ -1,13 +1,14 @@
-"""The low-rank effect of a knock-down in latent space, for screened and for unseen targets.
+"""The linear part of a knock-down: a low-rank shift of log expression, for seen and unseen targets.
 
-The mean latent shift of a knock-down, control to perturbed, is estimated per target and context
-from training cells and denoised: group means over ever finer groups of contexts, each shrunk by
-optimal singular value shrinkage (Gavish & Donoho 2017) in coordinates where one cell has unit
-noise. For a gene never knocked down the coordinates are predicted by ridge regression on gene
-features, the penalty chosen by leave-one-target-out error. The flow then learns what this linear
-prediction leaves over: with ``x_1' = x_1 - shift`` the straight path of x_1' is matched instead.
+The mean effect of a knock-down, control to perturbed in log1p CP10k, is estimated per target and
+context from training cells and denoised: group means over ever finer groups of contexts, each
+shrunk by optimal singular value shrinkage (Gavish & Donoho 2017). The target's own transcript,
+which no other knock-down moves alike, is kept as measured. For a gene never knocked down the
+coordinates are predicted by ridge regression on gene features, the penalty chosen by
+leave-one-target-out error. The effect enters the decoder as an offset of the logits; the flow
+learns what it leaves over.
 
-Shapes: T targets, C contexts, P latent values (L x D), K components, F features.
+Shapes: T targets, C contexts, G genes, K components, F features, Q grid points.
 """
 
 import itertools
@@ -18,24 +19,60 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 PENALTIES = np.logspace(-3, 4, 29)
+GRID = np.linspace(-6.0, 6.0, 33)
+"""Offsets (natural log of expression) at which the response curves are tabulated."""
 
 
 @dataclass(frozen=True)
-class LatentEffect:
-    """Denoised shifts ``coordinates @ basis`` and the way to predict unseen ones."""
+class LinearEffect:
+    """Denoised effects and the way to predict unseen ones."""
 
     basis: Array
-    """(K, P)"""
+    """(K, G) components of the effect, log1p CP10k."""
     coordinates: Array
-    """(T, C, K), zero for control and for targets without training cells."""
+    """(T, C, K); zero for control and for targets without training cells."""
     ridge: Array
-    """(1 + F, C * K): intercept and weights on gene features; zeros where there are none."""
+    """(1 + F, C K): intercept and weights on gene features; zeros where there are none."""
+    own: Array
+    """(T, C) effect on the target's own transcript, log1p CP10k; NaN where not measured."""
+    curves: Array
+    """(C, G, Q) mean log1p CP10k of control cells whose expression is multiplied by e^GRID."""
 
     def predict(self, features: Array) -> Array:
         """Return coordinates (n, C, K) of genes with features (n, F)."""
         _, contexts, k = self.coordinates.shape
         design = np.concatenate([np.ones((len(features), 1)), features], axis=1)
         return (design @ self.ridge).reshape(len(features), contexts, k)
+
+    def offsets(self, coordinates: Array, own_gene: int, own: Array) -> NDArray[np.float32]:
+        """Return logit offsets (C, G) of one target from its coordinates (C, K).
+
+        Parameters
+        ----------
+        own_gene
+            Column of the target's own transcript, -1 where it is not on the panel.
+        own
+            (C,) effect on it, log1p CP10k; NaN: the middle of the measured ones.
+        """
+        delta = coordinates @ self.basis  # (C, G)
+        if own_gene >= 0:
+            usual = np.nanmedian(self.own) if np.isfinite(self.own).any() else 0.0
+            delta[:, own_gene] = np.where(np.isfinite(own), own, usual)
+        middle = len(GRID) // 2
+        wanted = self.curves[..., middle] + delta  # (C, G)
+        return invert_curves(self.curves, wanted)
+
+
+def invert_curves(curves: Array, wanted: Array) -> NDArray[np.float32]:
+    """Return the offsets (C, G) at which increasing curves (C, G, Q) over ``GRID`` reach ``wanted``.
+
+    Values beyond the grid give its ends.
+    """
+    upper = np.clip((curves < wanted[..., None]).sum(-1), 1, len(GRID) - 1)  # (C, G)
+    low = np.take_along_axis(curves, (upper - 1)[..., None], -1)[..., 0]
+    high = np.take_along_axis(curves, upper[..., None], -1)[..., 0]
+    share = np.clip((wanted - low) / np.maximum(high - low, 1e-9), 0, 1)
+    return np.asarray(GRID[upper - 1] + share * (GRID[1] - GRID[0]), dtype=np.float32)
 
 
 def shrink_singular_values(matrix: Array, rank: int) -> Array:
@@ -53,17 +90,6 @@ def shrink_singular_values(matrix: Array, rank: int) -> Array:
     shrunk = np.where(y > 1 + np.sqrt(aspect), np.sqrt(inside) / np.maximum(y, 1e-12), 0)
     shrunk[rank:] = 0
     return np.asarray((u * (shrunk * np.sqrt(longer))) @ vt)
-
-
-def whitener(covariance: Array, ridge: float = 0.05) -> tuple[Array, Array]:
-    """Return W and its inverse, both (P, P), such that W' x has roughly unit covariance.
-
-    Eigenvalues are raised by ``ridge`` times their mean, so that near-empty directions of the
-    latent space do not dominate.
-    """
-    values, vectors = np.linalg.eigh(covariance)
-    values = np.maximum(values, 0) + ridge * max(values.mean(), 1e-12)
-    return (vectors / np.sqrt(values)) @ vectors.T, (vectors * np.sqrt(values)) @ vectors.T
 
 
 def groupings(levels: NDArray[np.integer]) -> list[NDArray[np.int64]]:
@@ -84,7 +110,7 @@ def groupings(levels: NDArray[np.integer]) -> list[NDArray[np.int64]]:
 
 
 def denoise(shifts: Array, weights: Array, levels: NDArray[np.integer], rank: int) -> Array:
-    """Return denoised shifts (T, C, P) from raw ones in unit-noise-per-cell coordinates.
+    """Return denoised shifts (T, C, P) from raw ones, in units of the noise of one cell.
 
     Parameters
     ----------
@@ -106,10 +132,9 @@ def denoise(shifts: Array, weights: Array, levels: NDArray[np.integer], rank: in
             mine = code == g
             total[:, g] = weights[:, mine].sum(1)
             mean[:, g] = (weights[:, mine, None] * rest[:, mine]).sum(1)
-        root = np.sqrt(total)
-        scaled = mean / np.maximum(root, 1e-12)[..., None]  # unit noise
-        low = shrink_singular_values(scaled.reshape(-1, shifts.shape[2]), rank)
-        low = low.reshape(mean.shape) / np.maximum(root, 1e-12)[..., None]
+        root = np.maximum(np.sqrt(total), 1e-12)[..., None]
+        low = shrink_singular_values((mean / root).reshape(-1, shifts.shape[2]), rank)
+        low = low.reshape(mean.shape) / root
         low[total == 0] = 0
         estimate = estimate + low[:, code]
     return estimate
@@ -136,83 +161,60 @@ def ridge_fit(features: Array, outcome: Array, weights: Array) -> tuple[Array, A
         error = float((left_out**2).sum())
         if best is None or error < best[0]:
             best = (error, beta, outcome - left_out / root)
-    assert best is not None  # PENALTIES is not empty
+    if best is None or not np.isfinite(best[0]):
+        msg = "gene features give no finite ridge regression"
+        raise ArithmeticError(msg)
     return best[1], best[2]
 
 
-def fit_effect(
-    means: Array,
-    counts: NDArray[np.integer],
-    covariance: Array,
-    levels: NDArray[np.integer],
-    features: Array | None,
-    rank: int,
-) -> tuple[LatentEffect, Array]:
-    """Return the latent effect, and leave-one-target-out coordinates (T, C, K) for training.
+def low_rank(
+    shifts: Array, weights: Array, own_gene: NDArray[np.integer], noise: float,
+    levels: NDArray[np.integer], rank: int,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Return components (K, G) and coordinates (T, C, K) of the denoised shifts (T, C, G).
 
-    Parameters
-    ----------
-    means
-        (T, C, P) mean latents of training cells, control at target 0.
-    counts
-        (T, C) training cells behind each mean.
-    covariance
-        (P, P) covariance of latents within target and context.
-    levels
-        (C, factors) level codes of the contexts.
-    features
-        (T, F) gene features, NaN rows where unknown; None: no unseen prediction.
+    The target's own transcript is left out of the estimate. ``noise`` is the standard deviation
+    of one cell's value, averaged over genes.
     """
-    targets, contexts, width = means.shape
-    to_white, from_white = whitener(covariance)
-    has = (counts > 0) & (counts[:1] > 0)
-    shifts = np.where(has[..., None], means - means[:1], 0.0)
-    n = counts.astype(float)
-    weights = np.where(has, n * n[:1] / np.maximum(n + n[:1], 1), 0.0)
-    weights[0] = 0
-    white = denoise(shifts @ to_white, weights, levels, rank)
-    flat = (white @ from_white).reshape(-1, width)
+    masked = shifts.copy()
+    rows = np.flatnonzero(own_gene >= 0)
+    masked[rows, :, own_gene[rows]] = 0
+    targets, contexts, genes = shifts.shape
+    flat = (denoise(masked / noise, weights, levels, rank) * noise).reshape(-1, genes)
     _, s, vt = np.linalg.svd(flat, full_matrices=False)
-    k = max(1, min(rank, int((s > 1e-8 * max(s[0], 1e-12)).sum())))
-    basis = vt[:k]
-    coordinates = (flat @ basis.T).reshape(targets, contexts, k)
+    k = max(1, min(rank * len(groupings(levels)), int((s > 1e-6 * max(s[0], 1e-12)).sum())))
+    coordinates = (flat @ vt[:k].T).reshape(targets, contexts, k)
     coordinates[weights.sum(1) == 0] = 0
-    left_out = coordinates.copy()
+    return vt[:k], coordinates
+
+
+def fit_ridge(coordinates: Array, weights: Array, features: Array | None) -> Array:
+    """Return the ridge weights (1 + F, C K) that predict coordinates (T, C, K) from features (T, F).
+
+    Targets without cells or without features (NaN) are passed over; with fewer than four left,
+    nothing is predicted (zeros).
+    """
+    targets, contexts, k = coordinates.shape
     dims = 0 if features is None else features.shape[1]
     ridge = np.zeros((1 + dims, contexts * k))
     if features is not None:
         known = (weights.sum(1) > 0) & np.isfinite(features).all(1)
         if known.sum() >= 4:
-            ridge, predicted = ridge_fit(
-                features[known], coordinates[known].reshape(-1, contexts * k), weights.sum(1)[known]
-            )
-            left_out[known] = predicted.reshape(-1, contexts, k)
-    return LatentEffect(basis, coordinates, ridge), left_out
+            outcome = coordinates[known].reshape(-1, contexts * k)
+            ridge, _ = ridge_fit(features[known], outcome, weights.sum(1)[known])
+    return ridge
 
 
-def latent_moments(
-    latents: NDArray[np.floating], target: NDArray[np.integer], context: NDArray[np.integer],
-    targets: int, contexts: int,
-) -> tuple[Array, NDArray[np.int64], Array]:  # fmt: skip
-    """Return means (T, C, P), counts (T, C) and the pooled within-group covariance (P, P).
-
-    ``latents`` (N, P) may be memory-mapped; it is read in chunks.
-    """
-    width = latents.shape[1]
-    group = target.astype(np.int64) * contexts + context
-    sums = np.zeros((targets * contexts, width))
-    counts = np.bincount(group, minlength=targets * contexts)
-    gram = np.zeros((width, width))
-    for start in range(0, len(group), 8192):
-        z = np.asarray(latents[start : start + 8192], dtype=float)
-        np.add.at(sums, group[start : start + 8192], z)
-        gram += z.T @ z
-    means = sums / np.maximum(counts, 1)[:, None]
-    between = (means * counts[:, None]).T @ means
-    covariance = (gram - between) / max(1, len(group) - int((counts > 0).sum()))
-    return means.reshape(targets, contexts, width), counts.reshape(targets, contexts), covariance
+def effective_cells(counts: NDArray[np.integer]) -> Array:
+    """Return ``n n0 / (n + n0)`` (T, C) for counts of cells with control first; 0 where either is none."""
+    n = counts.astype(float)
+    weights = n * n[:1] / np.maximum(n + n[:1], 1)
+    weights[0] = 0
+    return weights
 
 
 def all_levels(levels: tuple[tuple[str, ...], ...]) -> NDArray[np.int64]:
     """Return the level codes (C, factors) of all contexts, first factor slowest."""
-    return np.array(list(itertools.product(*(range(len(level)) for level in levels))), dtype=np.int64)
+    return np.array(
+        list(itertools.product(*(range(len(level)) for level in levels))), dtype=np.int64
+    )

@@ -164,11 +164,18 @@ class TransformerVAE(nn.Module):
             return mean, None
         return mean, self.to_log_variance(x).clamp(-12, 4)
 
-    def decode(self, z: Tensor, library_size: Tensor, gene_index: Tensor | None = None) -> Decoded:
+    def decode(
+        self,
+        z: Tensor,
+        library_size: Tensor,
+        offset: Tensor | None = None,
+        gene_index: Tensor | None = None,
+    ) -> Decoded:
         """Return NB parameters for latents z (B, L, D) at library sizes (B,).
 
-        The mean of gene g is ``library_size * softmax(logits)_g``, over the panel and, where the
-        library is counted over all genes, the token that stands for the rest.
+        The mean of gene g is ``library_size * softmax(logits + offset)_g``, over the panel and,
+        where the library is counted over all genes, the token that stands for the rest. ``offset``
+        (B, G) is the linear part of a knock-down, natural log of expression.
         """
         x = self.from_latent(self.latent_norm(z))  # (B, L, E)
         for block in self.decoder:
@@ -180,7 +187,10 @@ class TransformerVAE(nn.Module):
             rest = gene_index.new_zeros(1 - first)
             index = torch.cat([rest, gene_index])
         out = self.head(self.unpool(self.gene_table(index), x))  # (B, G', 1 or 2)
-        share = torch.softmax(out[..., 0].float(), dim=-1)[:, 1 - first :]  # (B, G)
+        logits = out[..., 0].float()
+        if offset is not None:
+            logits = logits + F.pad(offset, (1 - first, 0))
+        share = torch.softmax(logits, dim=-1)[:, 1 - first :]  # (B, G)
         if self.log_theta is not None:
             theta = self.log_theta(index[1 - first :])[:, 0].float().exp()  # (G,)
         else:
@@ -194,6 +204,7 @@ class TransformerVAE(nn.Module):
         library_size: Tensor,
         kl_weight: float,
         noise: Tensor | None = None,
+        offset: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the mean over cells of the NB negative log-likelihood and of the KL term.
 
@@ -205,17 +216,28 @@ class TransformerVAE(nn.Module):
             (B,) library size of ``target``.
         noise
             (B, L, D) standard normal for the variational model.
+        offset
+            (B, G) linear part of each cell's knock-down.
         """
-        mean, log_variance = self.encode(counts)
+        mean, log_variance = self.encode(remove_offset(counts, offset))
         z = mean
         kl = mean.new_zeros(())
         if log_variance is not None:
             if noise is not None:
                 z = mean + noise * (0.5 * log_variance).exp()
             kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum((1, 2)).mean()
-        decoded = self.decode(z, library_size)
+        decoded = self.decode(z, library_size, offset)
         nll = -nb_log_prob(target, decoded.mu, decoded.theta).sum(1).mean()
         return {"loss": nll + kl_weight * kl, "nll": nll, "kl": kl}
+
+
+def remove_offset(counts: Tensor, offset: Tensor | None, most: float = 2.0) -> Tensor:
+    """Return counts (B, G) as they would be without the linear effect: ``counts * e^-offset``.
+
+    The encoder then sees a perturbed cell in the frame of a control cell. Factors are at most
+    ``e^most``, so that a single molecule of a silenced gene does not become a hundred.
+    """
+    return counts if offset is None else counts * torch.exp((-offset).clamp(max=most))
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -124,7 +124,9 @@ class VelocityNet(nn.Module):
             if condition.features is not None:
                 learned = learned + self.project(condition.features)
         elif bool((condition.target == UNSEEN).any()):
-            msg = "this model was trained without gene features, so it cannot generate unseen targets"
+            msg = (
+                "this model was trained without gene features, so it cannot generate unseen targets"
+            )
             raise ValueError(msg)
         return F.silu(c + learned)
 

@@ -106,7 +106,9 @@ class CrossAttentionBlock(nn.Module):
 
     def forward(self, queries: Tensor, memory: Tensor) -> Tensor:
         """Map queries (N, E), the same for every cell, and memory (B, M, E) to (B, N, E)."""
-        q = split_heads(self.query(self.norm_query(queries)).unsqueeze(0), self.heads)  # (1,H,N,E/H)
+        q = split_heads(
+            self.query(self.norm_query(queries)).unsqueeze(0), self.heads
+        )  # (1,H,N,E/H)
         k, v = (
             split_heads(part, self.heads)
             for part in self.key_value(self.norm_memory(memory)).chunk(2, dim=-1)

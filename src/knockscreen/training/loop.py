@@ -156,9 +156,7 @@ class Trainer:
         p.step += 1
         decay = min(s.ema_decay, (1 + p.step) / (10 + p.step))
         with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.ema.values()), list(self.parameters.values()), 1 - decay
-            )
+            torch._foreach_lerp_(list(self.ema.values()), list(self.parameters.values()), 1 - decay)
         return {name: float(value.detach()) for name, value in losses.items()}
 
     @torch.no_grad()

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from knockscreen import checkpoint
 from knockscreen.data.cells import CellStore
-from knockscreen.models.vae import TransformerVAE, VaeSettings, VaeSize
+from knockscreen.models.vae import TransformerVAE, VaeSettings, VaeSize, remove_offset
 from knockscreen.names import Split
-from knockscreen.training.loop import Data, Progress, Trainer, TrainingSettings
+from knockscreen.training.effect import EffectModel
+from knockscreen.training.loop import Data, LossFunction, Progress, Trainer, TrainingSettings
 
 
 def thin(counts: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -20,7 +21,26 @@ def thin(counts: Tensor, share: float, generator: torch.Generator) -> tuple[Tens
     return counts - hidden, hidden
 
 
-def make_loss(store: CellStore, kl_weight: float, thinning: float, device: torch.device):  # type: ignore[no-untyped-def]  # noqa: ANN201
+class Offsets:
+    """The linear part of each cell's knock-down, as logit offsets."""
+
+    def __init__(self, store: CellStore, effects: EffectModel | None, device: torch.device) -> None:
+        self.table: Tensor | None = None
+        if effects is not None and effects.linear is not None:
+            self.table = torch.from_numpy(effects.table()).to(device)  # (T, C, G)
+        self.target = np.asarray(store.target).astype(np.int64)
+        self.context = store.context_index()
+
+    def rows(self, rows: NDArray[np.integer]) -> Tensor | None:
+        """Return offsets (B, G) of some rows, or None where there is no linear part."""
+        if self.table is None:
+            return None
+        return self.table[torch.from_numpy(self.target[rows]), torch.from_numpy(self.context[rows])]
+
+
+def make_loss(
+    store: CellStore, offsets: Offsets, kl_weight: float, thinning: float, device: torch.device
+) -> LossFunction:
     """Return the loss of a minibatch of rows."""
 
     def loss(
@@ -38,7 +58,7 @@ def make_loss(store: CellStore, kl_weight: float, thinning: float, device: torch
         if model.settings.variational:
             shape = (len(rows), size.latent_tokens, size.latent_dim)
             noise = torch.randn(shape, generator=generator, device=device)
-        return model.loss(shown, target, library, kl_weight, noise)
+        return model.loss(shown, target, library, kl_weight, noise, offsets.rows(rows))
 
     return loss
 
@@ -77,6 +97,7 @@ def fit_vae(
     device: torch.device | None = None,
     resume_dir: Path | None = None,
     start: dict[str, Tensor] | None = None,
+    effects: EffectModel | None = None,
 ) -> tuple[TransformerVAE, Progress]:
     """Train a VAE on the training split, stop by the validation split, return it averaged."""
     device = device or torch.device("cpu")
@@ -89,7 +110,7 @@ def fit_vae(
     model.to(device)
     trainer = Trainer(
         model,
-        make_loss(store, kl_weight, thinning, device),
+        make_loss(store, Offsets(store, effects, device), kl_weight, thinning, device),
         training,
         seed=seed,
         identity=f"vae {len(store)} {kl_weight} {thinning} {hash_vocabulary(store)}",
@@ -119,7 +140,9 @@ def save_vae(path: Path, model: TransformerVAE, store: CellStore, notes: dict[st
     checkpoint.save(path, dict(model.state_dict()), about)
 
 
-def load_vae(path: Path | str, device: torch.device | None = None) -> tuple[TransformerVAE, dict[str, object]]:
+def load_vae(
+    path: Path | str, device: torch.device | None = None
+) -> tuple[TransformerVAE, dict[str, object]]:
     """Return a trained VAE, in evaluation mode, and its description."""
     tensors, about = checkpoint.load(path, "vae")
     values = dict(about["settings"])
@@ -131,10 +154,17 @@ def load_vae(path: Path | str, device: torch.device | None = None) -> tuple[Tran
 
 @torch.no_grad()
 def encode_store(
-    model: TransformerVAE, store: CellStore, output: NDArray[np.floating], *, batch: int = 512
+    model: TransformerVAE,
+    store: CellStore,
+    output: NDArray[np.floating],
+    *,
+    effects: EffectModel | None = None,
+    batch: int = 512,
 ) -> None:
     """Write the latent mean of every cell into ``output`` (N, L, D)."""
     device = next(model.parameters()).device
+    offsets = Offsets(store, effects, device)
     for rows, counts in store.chunks(np.arange(len(store)), batch):
-        mean, _ = model.encode(torch.from_numpy(counts).to(device))
+        shown = remove_offset(torch.from_numpy(counts).to(device), offsets.rows(rows))
+        mean, _ = model.encode(shown)
         output[rows] = mean.float().cpu().numpy()
