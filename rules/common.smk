@@ -94,14 +94,16 @@ def vae_start(wildcards):
 
 
 def flow_start(wildcards):
-    """The checkpoint that the flow starts from, if any, and a table of gene features, if one is named."""
-    start, features = config["flow"]["init_from"], config["flow"]["features"]
-    tables = (
-        []
-        if features in ("none", "coexpression")
-        else [existing(features, "flow.features")]
-    )
-    return tables + ([existing(start, "flow.init_from")] if start else [])
+    """The checkpoint that the flow starts from, if any."""
+    start = config["flow"]["init_from"]
+    return [existing(start, "flow.init_from")] if start else []
+
+
+def feature_table(wildcards):
+    """The table of gene features, where the configuration names one."""
+    features = config["effect"]["features"]
+    named = features not in ("none", "coexpression")
+    return [existing(features, "effect.features")] if named else []
 
 
 def candidates_file(wildcards):

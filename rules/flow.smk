@@ -1,6 +1,7 @@
 rule train_flow:
     input:
         store="results/{run}/store/store.json",
+        effect="results/{run}/effect/effect.safetensors",
         latents="results/{run}/latents/latents.npy",
         start=flow_start,
     output:
@@ -24,6 +25,6 @@ rule train_flow:
         settings=settings("train_flow"),
         code=code("train_flow"),
     shell:
-        "knockscreen train-flow --store {params.store} --latents {params.latents}"
-        " --output-dir {params.folder} --resume-dir {params.resume}"
+        "knockscreen train-flow --store {params.store} --effect {input.effect}"
+        " --latents {params.latents} --output-dir {params.folder} --resume-dir {params.resume}"
         " --settings {params.settings:q} 2> {log}"

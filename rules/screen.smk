@@ -1,6 +1,8 @@
 rule plan:
     input:
         store="results/{run}/store/store.json",
+        effect="results/{run}/effect/effect.safetensors",
+        vae="results/{run}/vae/vae.safetensors",
         flow="results/{run}/flow/flow.safetensors",
         candidates=candidates_file,
     output:
@@ -18,13 +20,14 @@ rule plan:
         settings=settings("plan"),
         code=code("plan"),
     shell:
-        "knockscreen plan --store {params.store} --flow {input.flow} --output-dir {params.folder}"
-        " --settings {params.settings:q} 2> {log}"
+        "knockscreen plan --effect {input.effect} --vae {input.vae} --flow {input.flow}"
+        " --store {params.store} --output-dir {params.folder} --settings {params.settings:q} 2> {log}"
 
 
 rule generate_control:
     input:
         store="results/{run}/store/store.json",
+        effect="results/{run}/effect/effect.safetensors",
         vae="results/{run}/vae/vae.safetensors",
         flow="results/{run}/flow/flow.safetensors",
         plan="results/{run}/screen/plan.json",
@@ -43,13 +46,14 @@ rule generate_control:
         settings=settings("generate"),
         code=code("generate"),
     shell:
-        "knockscreen generate-control --vae {input.vae} --flow {input.flow} --store {params.store}"
-        " --plan {input.plan} --output {output.control} --settings {params.settings:q} 2> {log}"
+        "knockscreen generate-control --effect {input.effect} --vae {input.vae} --flow {input.flow}"
+        " --store {params.store} --plan {input.plan} --output {output.control} --settings {params.settings:q} 2> {log}"
 
 
 rule generate:
     input:
         store="results/{run}/store/store.json",
+        effect="results/{run}/effect/effect.safetensors",
         vae="results/{run}/vae/vae.safetensors",
         flow="results/{run}/flow/flow.safetensors",
         plan="results/{run}/screen/plan.json",
@@ -70,14 +74,15 @@ rule generate:
         settings=settings("generate"),
         code=code("generate"),
     shell:
-        "knockscreen generate --vae {input.vae} --flow {input.flow} --store {params.store}"
-        " --plan {input.plan} --candidates {input.candidates} --control {input.control}"
+        "knockscreen generate --effect {input.effect} --vae {input.vae} --flow {input.flow}"
+        " --store {params.store} --plan {input.plan} --candidates {input.candidates} --control {input.control}"
         " --shard {wildcards.shard} --output {output.shard} --settings {params.settings:q} 2> {log}"
 
 
 rule generate_matched:
     input:
         store="results/{run}/store/store.json",
+        effect="results/{run}/effect/effect.safetensors",
         vae="results/{run}/vae/vae.safetensors",
         flow="results/{run}/flow/flow.safetensors",
     output:
@@ -95,5 +100,5 @@ rule generate_matched:
         settings=settings("generate_matched"),
         code=code("generate_matched"),
     shell:
-        "knockscreen generate-matched --vae {input.vae} --flow {input.flow} --store {params.store}"
-        " --output {output.cells} --settings {params.settings:q} 2> {log}"
+        "knockscreen generate-matched --effect {input.effect} --vae {input.vae} --flow {input.flow}"
+        " --store {params.store} --output {output.cells} --settings {params.settings:q} 2> {log}"

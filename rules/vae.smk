@@ -1,6 +1,33 @@
+rule fit_effects:
+    input:
+        store="results/{run}/store/store.json",
+        features=feature_table,
+    output:
+        weights="results/{run}/effect/effect.safetensors",
+        card="results/{run}/effect/effect.json",
+    log:
+        "results/{run}/logs/fit_effects.log",
+    benchmark:
+        "results/{run}/benchmarks/fit_effects.tsv"
+    conda:
+        "../envs/knockscreen.yaml"
+    threads: 16
+    resources:
+        mem_mb=4000,
+    params:
+        store=subpath(input.store, parent=True),
+        folder=subpath(output.weights, parent=True),
+        settings=settings("fit_effects"),
+        code=code("fit_effects"),
+    shell:
+        "knockscreen fit-effects --store {params.store} --output-dir {params.folder}"
+        " --settings {params.settings:q} 2> {log}"
+
+
 rule train_vae:
     input:
         store="results/{run}/store/store.json",
+        effect="results/{run}/effect/effect.safetensors",
         start=vae_start,
     output:
         weights="results/{run}/vae/vae.safetensors",
@@ -22,13 +49,14 @@ rule train_vae:
         settings=settings("train_vae"),
         code=code("train_vae"),
     shell:
-        "knockscreen train-vae --store {params.store} --output-dir {params.folder}"
-        " --resume-dir {params.resume} --settings {params.settings:q} 2> {log}"
+        "knockscreen train-vae --store {params.store} --effect {input.effect}"
+        " --output-dir {params.folder} --resume-dir {params.resume} --settings {params.settings:q} 2> {log}"
 
 
 rule encode:
     input:
         store="results/{run}/store/store.json",
+        effect="results/{run}/effect/effect.safetensors",
         vae="results/{run}/vae/vae.safetensors",
     output:
         latents="results/{run}/latents/latents.npy",
@@ -48,5 +76,5 @@ rule encode:
         settings=settings("encode"),
         code=code("encode"),
     shell:
-        "knockscreen encode --store {params.store} --vae {input.vae} --output-dir {params.folder}"
-        " --settings {params.settings:q} 2> {log}"
+        "knockscreen encode --store {params.store} --effect {input.effect} --vae {input.vae}"
+        " --output-dir {params.folder} --settings {params.settings:q} 2> {log}"

@@ -187,6 +187,19 @@ class TrainingConfig(Section):
     workers: NonNegative = Field(description="torch threads; 0: as many as the job has")
 
 
+class EffectConfig(Section):
+    """What is fitted before the networks: gene features and the linear part of the knock-downs."""
+
+    model: Literal["none", "low_rank"] = Field(
+        description="low_rank: an offset of the logits, the flow learns the rest; none"
+    )
+    rank: Positive = Field(description="components of the low-rank effect")
+    features: Literal["none", "coexpression"] | InputPath = Field(
+        description="or a table of gene, v1, v2, ..."
+    )
+    feature_dims: Positive = Field(description="components kept of co-expression features")
+
+
 class VaeConfig(Section):
     """Transformer VAE: counts to latent tokens to NB counts."""
 
@@ -206,14 +219,6 @@ class FlowConfig(Section):
     size: Literal["tiny", "small", "base", "cd4"] = Field(description="named size")
     condition_dropout: Fraction = Field(description="rows without a condition, drawn for each")
     target_dropout: Fraction = Field(description="rows without target embedding")
-    features: Literal["none", "coexpression"] | InputPath = Field(
-        description="or a table of gene, v1, v2, ..."
-    )
-    feature_dims: Positive = Field(description="components kept of co-expression features")
-    effect_shift: Literal["none", "low_rank"] = Field(
-        description="low_rank: fitted first, the flow learns the rest"
-    )
-    effect_rank: Positive = Field(description="components of the low-rank effect")
     init_from: InputPath | None = Field(description="checkpoint (.safetensors) to start from")
     training: TrainingConfig
 
@@ -275,6 +280,7 @@ class Config(Section):
     panel: PanelConfig
     splits: SplitsConfig
     programs: ProgramsConfig
+    effect: EffectConfig
     vae: VaeConfig
     flow: FlowConfig
     screen: ScreenConfig

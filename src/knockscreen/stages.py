@@ -47,6 +47,7 @@ STAGES: dict[str, Stage] = {
     "simulate": Stage(("cli_simulate.py::simulate",), ("simulate",), files=("simulate/*.tsv",)),
     "qc": Stage(("cli_data.py::qc",), ("data", "qc")),
     "normalize": Stage(("cli_data.py::normalize",), ("data", "panel", "splits", "programs")),
+    "fit_effects": Stage(("cli_model.py::fit_effects",), ("effect",)),
     "train_vae": Stage(("cli_model.py::train_vae",), ("seed", "vae"), version=1),
     "encode": Stage(("cli_model.py::encode",), ("seed", "vae")),
     "train_flow": Stage(("cli_model.py::train_flow",), ("seed", "flow"), version=1),
@@ -62,7 +63,7 @@ STAGES: dict[str, Stage] = {
         ("cli_store.py::build_db",),
         (
             *("run", "seed", "data", "simulate", "qc", "panel", "splits", "programs"),
-            *("vae", "flow", "screen", "rank", "report"),
+            *("effect", "vae", "flow", "screen", "rank", "report"),
         ),
         files=("store/*.sql",),
     ),

@@ -21,6 +21,7 @@ from knockscreen.models.velocity import (
 from knockscreen.names import Split
 from knockscreen.training.effect import EffectModel, target_features
 from knockscreen.training.loop import Data, Progress, Trainer, TrainingSettings
+from knockscreen.training.transfer import Start
 from knockscreen.training.vae import hash_vocabulary
 
 
@@ -42,6 +43,7 @@ class FlowModel:
 class FlowTraining:
     """Settings of the training beside the optimiser's."""
 
+    size: FlowSize
     condition_dropout: float
     target_dropout: float
 
@@ -115,7 +117,6 @@ class FlowLoss:
 def fit_flow(
     store: CellStore,
     latents: NDArray[np.floating],
-    size: FlowSize,
     flow_training: FlowTraining,
     training: TrainingSettings,
     effects: EffectModel,
@@ -123,6 +124,7 @@ def fit_flow(
     seed: int,
     device: torch.device | None = None,
     resume_dir: Path | None = None,
+    start: Start | None = None,
 ) -> tuple[FlowModel, Progress]:
     """Train a flow on the latents (N, L, D) of the training split; stop by the validation split."""
     device = device or torch.device("cpu")
@@ -131,7 +133,7 @@ def fit_flow(
     mean, scale = latent_scaling(latents, train)
     scaled = (np.asarray(latents, dtype=np.float32) - mean) / scale  # (N, L, D)
     settings = VelocitySettings(
-        size=size,
+        size=flow_training.size,
         latent_tokens=scaled.shape[1],
         latent_dim=scaled.shape[2],
         levels=tuple(len(level) for level in vocabulary.levels),
@@ -139,7 +141,10 @@ def fit_flow(
         features=0 if effects.features is None else effects.features.shape[1],
     )
     torch.manual_seed(seed)
-    net = VelocityNet(settings).to(device)
+    net = VelocityNet(settings)
+    if start is not None:
+        start.apply(net)
+    net.to(device)
     of_targets = None
     if effects.features is not None:
         known = target_features(vocabulary, effects.features)

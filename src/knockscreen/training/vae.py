@@ -13,6 +13,7 @@ from knockscreen.models.vae import TransformerVAE, VaeSettings, VaeSize, remove_
 from knockscreen.names import Split
 from knockscreen.training.effect import EffectModel
 from knockscreen.training.loop import Data, LossFunction, Progress, Trainer, TrainingSettings
+from knockscreen.training.transfer import Start
 
 
 def thin(counts: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -96,7 +97,7 @@ def fit_vae(
     thinning: float = 0.0,
     device: torch.device | None = None,
     resume_dir: Path | None = None,
-    start: dict[str, Tensor] | None = None,
+    start: Start | None = None,
     effects: EffectModel | None = None,
 ) -> tuple[TransformerVAE, Progress]:
     """Train a VAE on the training split, stop by the validation split, return it averaged."""
@@ -106,7 +107,7 @@ def fit_vae(
     train = store.rows(Split.TRAIN)
     model.start_from_means(mean_shares(store, train))
     if start is not None:
-        model.load_state_dict(start)
+        start.apply(model)
     model.to(device)
     trainer = Trainer(
         model,

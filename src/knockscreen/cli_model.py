@@ -1,0 +1,280 @@
+"""Verbs that train: ``fit-effects``, ``train-vae``, ``encode`` and ``train-flow``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from knockscreen.config import TrainingConfig
+    from knockscreen.training.loop import Progress, TrainingSettings
+
+Settings = Annotated[
+    str,
+    typer.Option("--settings", "-s", help="Complete config file (YAML), or its sections as JSON."),
+]
+Store = Annotated[Path, typer.Option("--store", help="Training store, a folder.")]
+Effect = Annotated[Path, typer.Option("--effect", help="effect.safetensors of fit-effects.")]
+OutputDir = Annotated[Path, typer.Option("--output-dir", "-o", help="Folder to write to.")]
+ResumeDir = Annotated[
+    Path | None, typer.Option("--resume-dir", help="Folder of the state to go on from.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command line."""
+    app.command("fit-effects")(fit_effects)
+    app.command("train-vae")(train_vae)
+    app.command("encode")(encode)
+    app.command("train-flow")(train_flow)
+
+
+def fit_effects(settings: Settings, store: Store, output_dir: OutputDir) -> None:
+    """Fit gene features and the linear part of every knock-down, from training cells."""
+    from knockscreen.artifacts import write_manifest
+    from knockscreen.config import EffectConfig, Section, expand_path, read_stage
+    from knockscreen.data.cells import CellStore
+    from knockscreen.training import effect as fitting
+
+    class Stage(Section):
+        effect: EffectConfig
+
+    config = read_stage(Stage, settings).effect
+    cells = CellStore.open(store)
+    named = config.features in {"none", "coexpression"}
+    model = fitting.fit_effects(
+        cells,
+        features=config.features if named else str(expand_path(config.features)),
+        feature_dims=config.feature_dims,
+        rank=config.rank if config.model == "low_rank" else 0,
+    )
+    notes: dict[str, object] = {
+        "components": 0 if model.linear is None else len(model.linear.basis),
+        "targets": sum(model.trained),
+    }
+    path = output_dir / "effect.safetensors"
+    fitting.save_effects(path, model, notes)
+    write_manifest(
+        path,
+        stage="fit_effects",
+        inputs=[store / "store.json"],
+        settings=config.model_dump(),
+        notes=notes,
+    )
+    _say(f"{notes['components']} components of {notes['targets']} targets -> {path}")
+
+
+def train_vae(
+    settings: Settings,
+    store: Store,
+    effect: Effect,
+    output_dir: OutputDir,
+    resume_dir: ResumeDir = None,
+) -> None:
+    """Train the VAE on the training cells; stop by the validation cells."""
+    from knockscreen.artifacts import write_manifest
+    from knockscreen.checkpoint import require_same
+    from knockscreen.config import NonNegative, Section, VaeConfig, expand_path, read_stage
+    from knockscreen.data.cells import CellStore
+    from knockscreen.models.vae import VAE_SIZES, VaeSettings
+    from knockscreen.training import transfer
+    from knockscreen.training import vae as training
+    from knockscreen.training.effect import load_effects
+    from knockscreen.training.loop import pick_device
+
+    class Stage(Section):
+        seed: NonNegative
+        vae: VaeConfig
+
+    stage = read_stage(Stage, settings)
+    config = stage.vae
+    cells = training.library_sizes(CellStore.open(store), config.library)
+    effects = load_effects(effect)
+    require_same(effects.vocabulary, cells.vocabulary, checkpoint=str(effect), conditions=True)
+    model_settings = VaeSettings(
+        size=VAE_SIZES[config.size],
+        input=config.input,
+        dispersion=config.dispersion,
+        library=config.library,
+        variational=config.kl_weight > 0,
+    )
+    start = None
+    if config.init_from is not None:
+        start = transfer.read_vae(expand_path(config.init_from), cells.vocabulary, model_settings)
+        _say(start.report)
+    _use_threads(config.training.workers)
+    model, progress = training.fit_vae(
+        cells,
+        model_settings,
+        _training(config.training),
+        seed=stage.seed,
+        kl_weight=config.kl_weight,
+        thinning=config.thinning,
+        device=pick_device(),
+        resume_dir=resume_dir,
+        start=start,
+        effects=effects,
+    )
+    path = output_dir / "vae.safetensors"
+    notes = _notes(progress)
+    training.save_vae(path, model, cells, notes)
+    _write_losses(output_dir / "loss.parquet", progress)
+    write_manifest(
+        path,
+        stage="train_vae",
+        inputs=[store / "store.json", effect],
+        settings=config.model_dump(),
+        seed=stage.seed,
+        notes=notes,
+    )
+    _say(f"best validation loss {progress.best:.5g} at step {progress.best_step} -> {path}")
+
+
+def encode(
+    settings: Settings,
+    store: Store,
+    effect: Effect,
+    vae: Annotated[Path, typer.Option("--vae", help="vae.safetensors of train-vae.")],
+    output_dir: OutputDir,
+) -> None:
+    """Write the latents of every cell (N, L, D), once."""
+    import numpy as np
+
+    from knockscreen.artifacts import atomic, digest, write_json, write_manifest
+    from knockscreen.checkpoint import read_vocabulary, require_same
+    from knockscreen.config import NonNegative, Section, VaeConfig, read_stage
+    from knockscreen.data.cells import CellStore
+    from knockscreen.training import vae as training
+    from knockscreen.training.effect import load_effects
+    from knockscreen.training.loop import pick_device
+
+    class Stage(Section):
+        seed: NonNegative
+        vae: VaeConfig
+
+    stage = read_stage(Stage, settings)
+    cells = CellStore.open(store)
+    model, about = training.load_vae(vae, pick_device())
+    require_same(read_vocabulary(about), cells.vocabulary, checkpoint=str(vae), conditions=False)
+    _use_threads(stage.vae.training.workers)
+    size = model.settings.size
+    shape = (len(cells), size.latent_tokens, size.latent_dim)
+    path = output_dir / "latents.npy"
+    with atomic(path) as temporary:
+        out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        training.encode_store(model, cells, out, effects=load_effects(effect))
+        out.flush()
+    write_json(output_dir / "latents.json", {"shape": shape, "vae": digest(vae)})
+    write_manifest(path, stage="encode", inputs=[vae, store / "store.json"], seed=stage.seed)
+    _say(f"{shape[0]} cells, {shape[1]} x {shape[2]} latents -> {path}")
+
+
+def train_flow(
+    settings: Settings,
+    store: Store,
+    effect: Effect,
+    latents: Annotated[Path, typer.Option("--latents", help="Folder of encode.")],
+    output_dir: OutputDir,
+    resume_dir: ResumeDir = None,
+) -> None:
+    """Train the flow on the latents of the training cells; stop by the validation cells."""
+    import numpy as np
+
+    from knockscreen.artifacts import write_manifest
+    from knockscreen.checkpoint import require_same
+    from knockscreen.config import FlowConfig, NonNegative, Section, expand_path, read_stage
+    from knockscreen.data.cells import CellStore
+    from knockscreen.errors import DataError
+    from knockscreen.models.velocity import FLOW_SIZES
+    from knockscreen.training import flow as training
+    from knockscreen.training import transfer
+    from knockscreen.training.effect import load_effects
+    from knockscreen.training.loop import pick_device
+
+    class Stage(Section):
+        seed: NonNegative
+        flow: FlowConfig
+
+    stage = read_stage(Stage, settings)
+    config = stage.flow
+    cells = CellStore.open(store)
+    effects = load_effects(effect)
+    require_same(effects.vocabulary, cells.vocabulary, checkpoint=str(effect), conditions=True)
+    values = np.load(latents / "latents.npy", mmap_mode="r")
+    if len(values) != len(cells):
+        msg = (
+            f"{latents / 'latents.npy'} holds {len(values)} cells and {store} {len(cells)}; "
+            "run 'knockscreen encode' again."
+        )
+        raise DataError(msg)
+    start = None
+    if config.init_from is not None:
+        start = transfer.FlowStart(expand_path(config.init_from), cells.vocabulary)
+    _use_threads(config.training.workers)
+    model, progress = training.fit_flow(
+        cells,
+        values,
+        training.FlowTraining(
+            FLOW_SIZES[config.size], config.condition_dropout, config.target_dropout
+        ),
+        _training(config.training),
+        effects,
+        seed=stage.seed,
+        device=pick_device(),
+        resume_dir=resume_dir,
+        start=start,
+    )
+    if start is not None:
+        _say(start.report)
+    path = output_dir / "flow.safetensors"
+    notes = _notes(progress)
+    training.save_flow(path, model, notes)
+    _write_losses(output_dir / "loss.parquet", progress)
+    write_manifest(
+        path,
+        stage="train_flow",
+        inputs=[store / "store.json", effect, latents / "latents.npy"],
+        settings=config.model_dump(),
+        seed=stage.seed,
+        notes=notes,
+    )
+    _say(f"best validation loss {progress.best:.5g} at step {progress.best_step} -> {path}")
+
+
+def _training(config: "TrainingConfig") -> "TrainingSettings":
+    from knockscreen.training.loop import TrainingSettings
+
+    return TrainingSettings(**config.model_dump(exclude={"workers"}))
+
+
+def _use_threads(requested: int) -> None:
+    import torch
+
+    from knockscreen.artifacts import threads
+
+    torch.set_num_threads(threads(requested))
+
+
+def _notes(progress: "Progress") -> dict[str, Any]:
+    return {
+        "steps": progress.step,
+        "best_step": progress.best_step,
+        "best_validation_loss": progress.best,
+        "seconds": round(progress.seconds, 1),
+    }
+
+
+def _write_losses(path: Path, progress: "Progress") -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from knockscreen.artifacts import atomic
+
+    with atomic(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(progress.history), temporary)
+
+
+def _say(text: str) -> None:
+    import logging
+
+    logging.getLogger(__name__).info("%s", text)
