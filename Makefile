@@ -50,7 +50,8 @@ $(BIN)/python:
 
 screen: .venv/.installed-screen
 	@$(BIN)/python workflow/scripts/unlock.py
-	@$(SNAKEMAKE) --quiet rules progress host
+	@$(SNAKEMAKE) --quiet rules host reason || \
+		{ echo; for log in $$(ls -t $(RESULTS)/logs/*.log | head -n 1); do echo "$$log:"; tail -n 5 "$$log"; done; exit 1; }
 	@test -z "$$(find $(RESULTS)/screen.duckdb $(RESULTS)/figures -newer $(RESULTS)/report.html 2>&1)" \
 		|| $(SNAKEMAKE) --quiet all --report $(RESULTS)/report.html
 	@echo

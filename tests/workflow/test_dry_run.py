@@ -12,8 +12,8 @@ from fixtures.workplace import ROOT, TINY, Workplace
 
 SCENARIOS = sorted(path.stem for path in (ROOT / "config/scenarios").glob("*.yaml"))
 EVERY_RUN = {
-    "qc", "normalize", "train_vae", "encode", "train_flow", "plan", "generate_control",
-    "generate", "generate_matched", "score", "measure", "rank", "build_db", "all",
+    "qc", "normalize", "fit_effects", "train_vae", "encode", "train_flow", "plan",
+    "generate_control", "generate", "generate_matched", "score", "measure", "rank", "build_db", "all",
     "plot_qc", "plot_loss", "plot_cells", "plot_volcano", "plot_ranking", "plot_heatmap",
     "plot_measured",
 }  # fmt: skip
@@ -79,7 +79,7 @@ def test_slurm_profile_asks_for_a_gpu_where_a_model_runs() -> None:
             "data.files names '${NOWHERE}/a.h5ad', and ${NOWHERE}/a.h5ad does not exist",
         ),
         ({"simulate": {"enabled": False}}, "data.files is empty and simulate.enabled is false"),
-        ({"flow": {"features": "esm.parquet"}}, "flow.features names 'esm.parquet'"),
+        ({"effect": {"features": "esm.parquet"}}, "effect.features names 'esm.parquet'"),
     ],
 )
 def test_mistake_in_the_configuration_is_named(

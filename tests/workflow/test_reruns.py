@@ -12,7 +12,8 @@ RANKED = {"rank", "build_db"} | OF_SCORES
 SCREENED = {"plan", "generate_control", "generate", "generate_matched", "score", "plot_cells"}
 FLOWED = {"train_flow", "plot_loss"} | SCREENED | RANKED
 TRAINED = {"train_vae", "encode"} | FLOWED
-STORED = {"normalize", "measure"} | TRAINED | FIGURES
+FITTED = {"fit_effects"} | TRAINED
+STORED = {"normalize", "measure"} | FITTED | FIGURES
 ALL = {"simulate", "qc"} | STORED
 
 
@@ -32,6 +33,7 @@ def test_a_finished_run_has_nothing_to_do(finished: Workplace) -> None:
         ({"screen": {"draws": 6}}, SCREENED | RANKED),
         ({"flow": {"target_dropout": 0.3}}, FLOWED),
         ({"vae": {"kl_weight": 0.1}}, TRAINED),
+        ({"effect": {"rank": 3}}, FITTED),
         ({"splits": {"validation": 0.2}}, STORED),
         ({"qc": {"min_genes": 40}}, {"qc"} | STORED),
         ({"simulate": {"cells": 2600}}, ALL),
