@@ -11,12 +11,10 @@ import yaml
 from fixtures.workplace import ROOT, TINY, Workplace
 
 SCENARIOS = sorted(path.stem for path in (ROOT / "config/scenarios").glob("*.yaml"))
-EVERY_RUN = {
-    "qc", "normalize", "fit_effects", "train_vae", "encode", "train_flow", "plan",
-    "generate_control", "generate", "generate_matched", "score", "measure", "rank", "build_db", "all",
-    "plot_qc", "plot_loss", "plot_cells", "plot_volcano", "plot_ranking", "plot_heatmap",
-    "plot_measured",
-}  # fmt: skip
+STAGES = "qc normalize fit_effects train_vae encode train_flow plan generate_control generate"
+MORE = "generate_matched score measure rank build_db all"
+FIGURES = "qc loss cells volcano ranking heatmap measured"
+EVERY_RUN = {*STAGES.split(), *MORE.split(), *(f"plot_{name}" for name in FIGURES.split())}
 
 
 def overlay_of(scenario: str) -> dict[str, dict[str, object]]:
