@@ -3,6 +3,7 @@
 Written by ``normalize``; numpy alone, so that training runs where nothing else is installed.
 """
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knockscreen.errors import DataError, UnknownNameError, suggest
-from knockscreen.names import NTC, SPLITS, Split, context_name, parse_context
+from knockscreen.names import SPLITS, Split, context_name, parse_context
 
 FORMAT = 1
 
@@ -31,14 +32,17 @@ class Vocabulary:
 
     @cached_property
     def contexts(self) -> tuple[str, ...]:
-        """Names of all combinations of levels, first factor slowest."""
-        grid = np.indices([len(level) for level in self.levels]).reshape(len(self.levels), -1).T
-        return tuple(self.context(codes) for codes in grid)
+        """Names of all combinations of levels, first factor slowest; without factors ``all``."""
+        return tuple(
+            context_name(dict(zip(self.factors, named, strict=True)))
+            for named in itertools.product(*self.levels)
+        )
 
-    def context(self, codes: NDArray[np.integer]) -> str:
-        """Return the name of one combination of level codes."""
-        named = {f: self.levels[k][int(codes[k])] for k, f in enumerate(self.factors)}
-        return context_name(named)
+    @property
+    def context_levels(self) -> NDArray[np.int64]:
+        """Level codes (C, K) of ``contexts``, in their order."""
+        codes = itertools.product(*(range(len(level)) for level in self.levels))
+        return np.array(list(codes), dtype=np.int64)
 
     def context_codes(self, name: str) -> NDArray[np.int64]:
         """Return the level codes (K,) of a full context name.
@@ -63,7 +67,8 @@ class Vocabulary:
                 )
                 raise UnknownNameError(msg)
             if given[factor] not in levels:
-                msg = f"unknown {factor} '{given[factor]}' in context '{name}'{suggest(given[factor], levels)}."
+                near = suggest(given[factor], levels)
+                msg = f"unknown {factor} '{given[factor]}' in context '{name}'{near}."
                 raise UnknownNameError(msg)
             codes.append(levels.index(given[factor]))
         return np.array(codes, dtype=np.int64)
@@ -108,11 +113,17 @@ class CellStore:
         path = Path(path)
         header = path / "store.json"
         if not header.is_file():
-            msg = f"{path} is not a training store (no store.json in it); run 'knockscreen normalize' first."
+            msg = (
+                f"{path} is not a training store (no store.json in it); "
+                "run 'knockscreen normalize' first."
+            )
             raise DataError(msg)
         about = json.loads(header.read_text())
         if about.get("format") != FORMAT:
-            msg = f"{header} has format {about.get('format')}, this version reads {FORMAT}; run 'knockscreen normalize' again."
+            msg = (
+                f"{header} has format {about.get('format')}, this version reads {FORMAT}; "
+                "run 'knockscreen normalize' again."
+            )
             raise DataError(msg)
         vocabulary = Vocabulary(
             gene_ids=tuple(g["gene_id"] for g in about["genes"]),
@@ -136,7 +147,7 @@ class CellStore:
     @property
     def is_control(self) -> NDArray[np.bool_]:
         """Return which cells are controls (target code 0)."""
-        return np.asarray(self.target) == 0
+        return np.equal(self.target, 0)
 
     def rows(self, *splits: Split) -> NDArray[np.int64]:
         """Return the rows of some splits, in order."""
@@ -168,10 +179,3 @@ class CellStore:
         for k, levels in enumerate(self.vocabulary.levels):
             index = index * len(levels) + np.asarray(self.contexts[:, k])
         return index
-
-
-def check_control(vocabulary: Vocabulary) -> None:
-    """Refuse a store whose first target is not the control."""
-    if vocabulary.target_ids[0] != NTC:
-        msg = f"the store's first target is '{vocabulary.target_ids[0]}', expected '{NTC}'; run 'knockscreen normalize' again."
-        raise DataError(msg)

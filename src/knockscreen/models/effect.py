@@ -11,7 +11,6 @@ learns what it leaves over.
 Shapes: T targets, C contexts, G genes, K components, F features, Q grid points.
 """
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,15 +63,18 @@ class LinearEffect:
 
 
 def invert_curves(curves: Array, wanted: Array) -> NDArray[np.float32]:
-    """Return the offsets (C, G) at which increasing curves (C, G, Q) over ``GRID`` reach ``wanted``.
+    """Return the offsets (C, G) at which rising curves (C, G, Q) over ``GRID`` reach ``wanted``.
 
-    Values beyond the grid give its ends.
+    Values beyond the grid give its ends. A flat curve, of a gene that controls do not express,
+    gives 0: no factor can be learned from it.
     """
     upper = np.clip((curves < wanted[..., None]).sum(-1), 1, len(GRID) - 1)  # (C, G)
     low = np.take_along_axis(curves, (upper - 1)[..., None], -1)[..., 0]
     high = np.take_along_axis(curves, upper[..., None], -1)[..., 0]
     share = np.clip((wanted - low) / np.maximum(high - low, 1e-9), 0, 1)
-    return np.asarray(GRID[upper - 1] + share * (GRID[1] - GRID[0]), dtype=np.float32)
+    offsets = GRID[upper - 1] + share * (GRID[1] - GRID[0])
+    flat = curves[..., -1] - curves[..., 0] < 1e-9
+    return np.where(flat, 0, offsets).astype(np.float32)
 
 
 def shrink_singular_values(matrix: Array, rank: int) -> Array:
@@ -93,7 +95,7 @@ def shrink_singular_values(matrix: Array, rank: int) -> Array:
 
 
 def groupings(levels: NDArray[np.integer]) -> list[NDArray[np.int64]]:
-    """Return group codes (C,) of the contexts, coarse to fine: all, by each factor, by all factors."""
+    """Return group codes (C,) of the contexts: all in one, by each factor, by all factors."""
     contexts, factors = levels.shape
     sets = [(), *((k,) for k in range(factors))]
     if factors > 1:
@@ -167,19 +169,32 @@ def ridge_fit(features: Array, outcome: Array, weights: Array) -> tuple[Array, A
     return best[1], best[2]
 
 
-def low_rank(
-    shifts: Array, weights: Array, own_gene: NDArray[np.integer], noise: float,
-    levels: NDArray[np.integer], rank: int,
-) -> tuple[Array, Array]:  # fmt: skip
+@dataclass(frozen=True)
+class Measured:
+    """Raw effects of the training cells and how well each is known."""
+
+    shifts: Array
+    """(T, C, G) mean differences to control, log1p CP10k; 0 where there are no cells."""
+    weights: Array
+    """(T, C) effective cells of each mean; 0 = none."""
+    own_gene: NDArray[np.integer]
+    """(T,) column of the target's own transcript, -1 where it is not on the panel."""
+    noise: float
+    """Standard deviation of one cell's value, averaged over genes."""
+    levels: NDArray[np.integer]
+    """(C, factors) level codes of the contexts."""
+
+
+def low_rank(measured: Measured, rank: int) -> tuple[Array, Array]:
     """Return components (K, G) and coordinates (T, C, K) of the denoised shifts (T, C, G).
 
-    The target's own transcript is left out of the estimate. ``noise`` is the standard deviation
-    of one cell's value, averaged over genes.
+    The target's own transcript is left out of the estimate.
     """
-    masked = shifts.copy()
-    rows = np.flatnonzero(own_gene >= 0)
-    masked[rows, :, own_gene[rows]] = 0
-    targets, contexts, genes = shifts.shape
+    masked = measured.shifts.copy()
+    rows = np.flatnonzero(measured.own_gene >= 0)
+    masked[rows, :, measured.own_gene[rows]] = 0
+    targets, contexts, genes = masked.shape
+    weights, levels, noise = measured.weights, measured.levels, measured.noise
     flat = (denoise(masked / noise, weights, levels, rank) * noise).reshape(-1, genes)
     _, s, vt = np.linalg.svd(flat, full_matrices=False)
     k = max(1, min(rank * len(groupings(levels)), int((s > 1e-6 * max(s[0], 1e-12)).sum())))
@@ -189,12 +204,12 @@ def low_rank(
 
 
 def fit_ridge(coordinates: Array, weights: Array, features: Array | None) -> Array:
-    """Return the ridge weights (1 + F, C K) that predict coordinates (T, C, K) from features (T, F).
+    """Return ridge weights (1 + F, C K) from features (T, F) to coordinates (T, C, K).
 
     Targets without cells or without features (NaN) are passed over; with fewer than four left,
     nothing is predicted (zeros).
     """
-    targets, contexts, k = coordinates.shape
+    _, contexts, k = coordinates.shape
     dims = 0 if features is None else features.shape[1]
     ridge = np.zeros((1 + dims, contexts * k))
     if features is not None:
@@ -206,15 +221,8 @@ def fit_ridge(coordinates: Array, weights: Array, features: Array | None) -> Arr
 
 
 def effective_cells(counts: NDArray[np.integer]) -> Array:
-    """Return ``n n0 / (n + n0)`` (T, C) for counts of cells with control first; 0 where either is none."""
-    n = counts.astype(float)
+    """Return ``n n0 / (n + n0)`` (T, C) of n cells and n0 controls (row 0), 0 without either."""
+    n = np.asarray(counts, dtype=float)
     weights = n * n[:1] / np.maximum(n + n[:1], 1)
     weights[0] = 0
-    return weights
-
-
-def all_levels(levels: tuple[tuple[str, ...], ...]) -> NDArray[np.int64]:
-    """Return the level codes (C, factors) of all contexts, first factor slowest."""
-    return np.array(
-        list(itertools.product(*(range(len(level)) for level in levels))), dtype=np.int64
-    )
+    return np.asarray(weights)

@@ -1,5 +1,6 @@
 """Fitting the linear part of the knock-downs from training cells."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,7 @@ class EffectModel:
         row = self.own_gene(gene_id)
         if self.features is None or row < 0 or not np.isfinite(self.features[row]).all():
             return None
-        return self.features[row]
+        return np.asarray(self.features[row])
 
     def offsets(self, target_id: str) -> NDArray[np.float32]:
         """Return logit offsets (C, G) of a target, by Ensembl id; zeros for control."""
@@ -59,6 +60,15 @@ class EffectModel:
                 coordinates = self.linear.predict(features[None].astype(float))[0]
         return self.linear.offsets(coordinates, self.own_gene(target_id), own)
 
+    def fingerprint(self) -> str:
+        """Return a digest of everything fitted, at the precision that is written to disk."""
+        parts = {} if self.linear is None else vars(self.linear)
+        digest = hashlib.sha256(repr((self.vocabulary, self.trained)).encode())
+        for name, value in {**parts, "features": self.features}.items():
+            if value is not None:
+                digest.update(name.encode() + np.asarray(value, dtype=np.float32).tobytes())
+        return digest.hexdigest()
+
     def table(self) -> NDArray[np.float32]:
         """Return the offsets (T, C, G) of every target that has training cells, zeros elsewhere."""
         v = self.vocabulary
@@ -72,7 +82,7 @@ class EffectModel:
 def log1p_moments(
     store: CellStore, rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], float, NDArray[np.float64]]:
-    """Return log1p CP10k means (T, C, G), cells (T, C), one cell's noise, and CP10k control moments.
+    """Return log1p CP10k means (T, C, G), cells (T, C), one cell's noise, and control moments.
 
     The noise is the within-group standard deviation, root mean square over genes; the moments
     (2, C, G) are the mean and mean square of CP10k among controls.
@@ -154,8 +164,8 @@ def fit_effects(store: CellStore, *, features: str, feature_dims: int, rank: int
     weights = linear.effective_cells(cells)
     shifts = np.where((weights > 0)[..., None], means - means[:1], 0.0)
     own_gene = np.array([model.own_gene(t) for t in v.target_ids])
-    levels = linear.all_levels(v.levels)
-    basis, coordinates = linear.low_rank(shifts, weights, own_gene, noise, levels, rank)
+    measured = linear.Measured(shifts, weights, own_gene, noise, v.context_levels)
+    basis, coordinates = linear.low_rank(measured, rank)
     own = np.full(weights.shape, np.nan)
     for code in np.flatnonzero(own_gene >= 0):
         seen = weights[code] > 0
