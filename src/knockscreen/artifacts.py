@@ -52,6 +52,20 @@ def atomic(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def require_file(path: Path, verb: str) -> Path:
+    """Return ``path``, or say which verb writes it.
+
+    Raises
+    ------
+    DataError
+        The file is missing.
+    """
+    if not path.is_file():
+        msg = f"{path} does not exist; run 'knockscreen {verb}' first."
+        raise DataError(msg)
+    return path
+
+
 def digest(path: Path | str) -> str:
     """Return the SHA-256 of a file, or of all files in a folder, as 16 hex digits."""
     path = Path(path)

@@ -52,7 +52,7 @@ def load(path: Path | str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
         raise CheckpointError(msg)
     try:
         with safe_open(path, framework="pt") as handle:
-            return {name: handle.get_tensor(name) for name in handle.keys()}, about
+            return {name: handle.get_tensor(name) for name in handle.keys()}, about  # noqa: SIM118
     except SafetensorError as error:
         msg = f"checkpoint {path} is damaged ({error}); train again or restore it."
         raise CheckpointError(msg) from None
@@ -107,7 +107,7 @@ def require_same(
         now = new[place] if place < len(new) else "nothing"
         msg = (
             f"checkpoint {checkpoint} was trained on another {what} list ({len(old)} entries, here "
-            f"{len(new)}): entry {place + 1} is '{was}' there and '{now}' in the store. Train again, "
-            "or start from it with init_from."
+            f"{len(new)}): entry {place + 1} is '{was}' there and '{now}' in the store. "
+            "Train again, or start from it with init_from."
         )
         raise CheckpointError(msg)

@@ -1,4 +1,4 @@
-"""The ``knockscreen`` command: one verb per stage of the screen and per question to its database."""
+"""The ``knockscreen`` command: one verb per stage and per question to the database."""
 
 import importlib
 import importlib.util

@@ -1,13 +1,18 @@
 """Verbs that train: ``fit-effects``, ``train-vae``, ``encode`` and ``train-flow``."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from knockscreen.config import TrainingConfig
+    from knockscreen.config import FlowConfig, TrainingConfig, VaeConfig
+    from knockscreen.models.vae import VaeSettings
     from knockscreen.training.loop import Progress, TrainingSettings
+    from knockscreen.training.transfer import Start
+
+log = logging.getLogger(__name__)
 
 Settings = Annotated[
     str,
@@ -61,7 +66,7 @@ def fit_effects(settings: Settings, store: Store, output_dir: OutputDir) -> None
         settings=config.model_dump(),
         notes=notes,
     )
-    _say(f"{notes['components']} components of {notes['targets']} targets -> {path}")
+    log.info("%s components of %s targets -> %s", notes["components"], notes["targets"], path)
 
 
 def train_vae(
@@ -72,11 +77,9 @@ def train_vae(
     resume_dir: ResumeDir = None,
 ) -> None:
     """Train the VAE on the training cells; stop by the validation cells."""
-    from knockscreen.artifacts import write_manifest
     from knockscreen.checkpoint import require_same
     from knockscreen.config import NonNegative, Section, VaeConfig, expand_path, read_stage
     from knockscreen.data.cells import CellStore
-    from knockscreen.models.vae import VAE_SIZES, VaeSettings
     from knockscreen.training import transfer
     from knockscreen.training import vae as training
     from knockscreen.training.effect import load_effects
@@ -91,43 +94,27 @@ def train_vae(
     cells = training.library_sizes(CellStore.open(store), config.library)
     effects = load_effects(effect)
     require_same(effects.vocabulary, cells.vocabulary, checkpoint=str(effect), conditions=True)
-    model_settings = VaeSettings(
-        size=VAE_SIZES[config.size],
-        input=config.input,
-        dispersion=config.dispersion,
-        library=config.library,
-        variational=config.kl_weight > 0,
-    )
+    network = _network(config)
     start = None
     if config.init_from is not None:
-        start = transfer.read_vae(expand_path(config.init_from), cells.vocabulary, model_settings)
-        _say(start.report)
+        start = transfer.read_vae(expand_path(config.init_from), cells.vocabulary, network)
     _use_threads(config.training.workers)
     model, progress = training.fit_vae(
         cells,
-        model_settings,
+        network,
         _training(config.training),
+        effects,
         seed=stage.seed,
-        kl_weight=config.kl_weight,
-        thinning=config.thinning,
+        vae_training=training.VaeTraining(config.kl_weight, config.thinning),
         device=pick_device(),
         resume_dir=resume_dir,
         start=start,
-        effects=effects,
     )
     path = output_dir / "vae.safetensors"
-    notes = _notes(progress)
+    notes = _notes(progress, start)
     training.save_vae(path, model, cells, notes)
-    _write_losses(output_dir / "loss.parquet", progress)
-    write_manifest(
-        path,
-        stage="train_vae",
-        inputs=[store / "store.json", effect],
-        settings=config.model_dump(),
-        seed=stage.seed,
-        notes=notes,
-    )
-    _say(f"best validation loss {progress.best:.5g} at step {progress.best_step} -> {path}")
+    inputs = [store / "store.json", effect]
+    _finish(path, progress, notes, inputs=inputs, config=config, seed=stage.seed)
 
 
 def encode(
@@ -166,7 +153,7 @@ def encode(
         out.flush()
     write_json(output_dir / "latents.json", {"shape": shape, "vae": digest(vae)})
     write_manifest(path, stage="encode", inputs=[vae, store / "store.json"], seed=stage.seed)
-    _say(f"{shape[0]} cells, {shape[1]} x {shape[2]} latents -> {path}")
+    log.info("%d cells, %d x %d latents -> %s", *shape, path)
 
 
 def train_flow(
@@ -180,7 +167,7 @@ def train_flow(
     """Train the flow on the latents of the training cells; stop by the validation cells."""
     import numpy as np
 
-    from knockscreen.artifacts import write_manifest
+    from knockscreen.artifacts import require_file
     from knockscreen.checkpoint import require_same
     from knockscreen.config import FlowConfig, NonNegative, Section, expand_path, read_stage
     from knockscreen.data.cells import CellStore
@@ -200,12 +187,10 @@ def train_flow(
     cells = CellStore.open(store)
     effects = load_effects(effect)
     require_same(effects.vocabulary, cells.vocabulary, checkpoint=str(effect), conditions=True)
-    values = np.load(latents / "latents.npy", mmap_mode="r")
+    table = require_file(latents / "latents.npy", "encode")
+    values = np.load(table, mmap_mode="r")
     if len(values) != len(cells):
-        msg = (
-            f"{latents / 'latents.npy'} holds {len(values)} cells and {store} {len(cells)}; "
-            "run 'knockscreen encode' again."
-        )
+        msg = f"{table} holds {len(values)} cells, {store} {len(cells)}; run encode again."
         raise DataError(msg)
     start = None
     if config.init_from is not None:
@@ -224,21 +209,23 @@ def train_flow(
         resume_dir=resume_dir,
         start=start,
     )
-    if start is not None:
-        _say(start.report)
     path = output_dir / "flow.safetensors"
-    notes = _notes(progress)
+    notes = _notes(progress, start)
     training.save_flow(path, model, notes)
-    _write_losses(output_dir / "loss.parquet", progress)
-    write_manifest(
-        path,
-        stage="train_flow",
-        inputs=[store / "store.json", effect, latents / "latents.npy"],
-        settings=config.model_dump(),
-        seed=stage.seed,
-        notes=notes,
+    inputs = [store / "store.json", effect, table]
+    _finish(path, progress, notes, inputs=inputs, config=config, seed=stage.seed)
+
+
+def _network(config: "VaeConfig") -> "VaeSettings":
+    from knockscreen.models.vae import VAE_SIZES, VaeSettings
+
+    return VaeSettings(
+        size=VAE_SIZES[config.size],
+        input=config.input,
+        dispersion=config.dispersion,
+        library=config.library,
+        variational=config.kl_weight > 0,
     )
-    _say(f"best validation loss {progress.best:.5g} at step {progress.best_step} -> {path}")
 
 
 def _training(config: "TrainingConfig") -> "TrainingSettings":
@@ -255,8 +242,11 @@ def _use_threads(requested: int) -> None:
     torch.set_num_threads(threads(requested))
 
 
-def _notes(progress: "Progress") -> dict[str, Any]:
+def _notes(progress: "Progress", start: "Start | None") -> dict[str, Any]:
+    if start is not None:
+        log.info("%s", start.report)
     return {
+        "start": None if start is None else start.report,
         "steps": progress.step,
         "best_step": progress.best_step,
         "best_validation_loss": progress.best,
@@ -264,17 +254,30 @@ def _notes(progress: "Progress") -> dict[str, Any]:
     }
 
 
-def _write_losses(path: Path, progress: "Progress") -> None:
+def _finish(
+    path: Path,
+    progress: "Progress",
+    notes: dict[str, Any],
+    *,
+    inputs: list[Path],
+    config: "VaeConfig | FlowConfig",
+    seed: int,
+) -> None:
+    """Write the loss curves and the manifest of a trained model, and say how it went."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from knockscreen.artifacts import atomic
+    from knockscreen.artifacts import atomic, write_manifest
 
-    with atomic(path) as temporary:
+    with atomic(path.with_name("loss.parquet")) as temporary:
         pq.write_table(pa.Table.from_pylist(progress.history), temporary)
-
-
-def _say(text: str) -> None:
-    import logging
-
-    logging.getLogger(__name__).info("%s", text)
+    write_manifest(
+        path,
+        stage=f"train_{path.stem}",
+        inputs=inputs,
+        settings=config.model_dump(),
+        seed=seed,
+        notes=notes,
+    )
+    best, step = progress.best, progress.best_step
+    log.info("best validation loss %.5g at step %d -> %s", best, step, path)

@@ -1,13 +1,16 @@
 """Verbs of the screen: ``plan``, ``generate-control``, ``generate`` and ``generate-matched``."""
 
+import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 if TYPE_CHECKING:
     from knockscreen.config import ScreenConfig
     from knockscreen.sampling import Sampler, Screen
+
+log = logging.getLogger(__name__)
 
 Settings = Annotated[
     str,
@@ -40,7 +43,7 @@ def plan(
     import polars as pl
 
     from knockscreen import plan as planning
-    from knockscreen.artifacts import atomic, write_json, write_manifest
+    from knockscreen.artifacts import atomic, require_file, write_json, write_manifest
     from knockscreen.config import expand_path
     from knockscreen.data.cells import CellStore
 
@@ -52,7 +55,7 @@ def plan(
         vocabulary,
         frozenset(t for t in vocabulary.target_ids[1:] if sampler.is_seen(t)),
         frozenset(g for g in vocabulary.gene_ids if sampler.effects.features_of(g) is not None),
-        pl.read_parquet(store / "panel.parquet"),
+        pl.read_parquet(require_file(store / "panel.parquet", "normalize")),
     )
     which = config.candidates
     if which not in {"all", "measured"}:
@@ -71,11 +74,12 @@ def plan(
         settings=config.model_dump(),
         seed=seed,
     )
-    _say(
-        f"{screened} candidates x {len(contexts)} contexts x {config.draws} draws = "
-        f"{about['cells']:,} cells: about {about['flops'] / 1e12:.3g} TFLOP, "
-        f"{about['seconds']:.0f} s on this machine, {about['bytes'] / 1e6:.0f} MB."
-    )
+    log.info(
+        "%d candidates x %d contexts x %d draws = %d cells: about %.3g TFLOP, %.0f s on this "
+        "machine, %.0f MB.",
+        screened, len(contexts), config.draws, about["cells"],
+        about["flops"] / 1e12, about["seconds"], about["bytes"] / 1e6,
+    )  # fmt: skip
 
 
 def _estimate(
@@ -133,7 +137,7 @@ def generate_control(
         settings=config.model_dump(),
         seed=seed,
     )
-    _say(f"control in {len(screen.contexts)} contexts -> {output}")
+    log.info("control in %d contexts -> %s", len(screen.contexts), output)
 
 
 def generate(
@@ -168,7 +172,7 @@ def generate(
         from knockscreen.generated import write_cells
 
         write_cells(out, sampler, [(perturbation, context)], draws)
-        _say(f"{draws} cells of {perturbation} in {context} -> {out}")
+        log.info("%d cells of %s in %s -> %s", draws, perturbation, context, out)
         return
     if plan is None or candidates is None or control is None or shard is None or output is None:
         msg = (
@@ -176,30 +180,42 @@ def generate(
             "or --perturbation, --context and --out for one knock-down."
         )
         raise ConfigError(msg)
-    _generate_shard(sampler, config, (plan, candidates, control, shard, output))
+    _generate_shard(sampler, config, _Shard(plan, candidates, control, shard, output))
 
 
-def _generate_shard(
-    sampler: "Sampler", config: "ScreenConfig", files: tuple[Path, Path, Path, int, Path]
-) -> None:
+class _Shard(NamedTuple):
+    plan: Path
+    candidates: Path
+    control: Path
+    number: int
+    output: Path
+
+
+def _generate_shard(sampler: "Sampler", config: "ScreenConfig", shard: _Shard) -> None:
     import time
 
     import polars as pl
 
     from knockscreen import screening
-    from knockscreen.artifacts import write_manifest
+    from knockscreen.artifacts import read_json, require_file, write_manifest
+    from knockscreen.errors import ConfigError
 
-    plan, candidates, control, shard, output = files
-    mine = pl.read_parquet(candidates).filter(pl.col("shard") == shard)
-    rows = list(zip(mine["candidate"], mine["target_gene_id"], strict=True))
+    plan, candidates, control, number, output = shard
     screen = _screen(sampler, plan)
+    shards = read_json(plan)["shards"]
+    if not 0 <= number < shards:
+        msg = f"--shard {number} is not in {plan}, which has shards 0 to {shards - 1}."
+        raise ConfigError(msg)
+    listed = pl.read_parquet(require_file(candidates, "plan"))
+    mine = listed.filter(pl.col("shard") == number)
+    rows = list(zip(mine["candidate"], mine["target_gene_id"], strict=True))
     began = last = time.monotonic()
 
     def progress(done: int) -> None:
         nonlocal last
         if time.monotonic() - last > 20:
             last = time.monotonic()
-            _say(f"{done} of {len(rows)} knock-downs, {last - began:.0f} s")
+            log.info("%d of %d knock-downs, %.0f s", done, len(rows), last - began)
 
     screening.write_shard(output, screen, control, rows, progress)
     if config.save_cells:
@@ -216,7 +232,7 @@ def _generate_shard(
         settings=config.model_dump(),
         seed=sampler.settings.seed,
     )
-    _say(f"{len(rows)} knock-downs in {time.monotonic() - began:.0f} s -> {output}")
+    log.info("%d knock-downs in %.0f s -> %s", len(rows), time.monotonic() - began, output)
 
 
 def generate_matched(
@@ -242,7 +258,7 @@ def generate_matched(
         settings=config.model_dump(),
         seed=seed,
     )
-    _say(f"{n} cells -> {output}")
+    log.info("%d cells -> %s", n, output)
 
 
 def _read(settings: str) -> "tuple[int, ScreenConfig]":
@@ -282,9 +298,3 @@ def _screen(sampler: "Sampler", plan: Path) -> "Screen":
     from knockscreen.sampling import Screen
 
     return Screen(sampler, list(read_json(plan)["contexts"]))
-
-
-def _say(text: str) -> None:
-    import logging
-
-    logging.getLogger(__name__).info("%s", text)

@@ -390,11 +390,8 @@ def read_stage(model: type[S], source: str) -> S:
 
 def json_schema() -> str:
     """Return the JSON schema of the configuration, as kept in ``workflow/schemas``."""
-    schema = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Config.model_json_schema(),
-    }
-    return json.dumps(schema, indent=2) + "\n"
+    draft = "https://json-schema.org/draft/2020-12/schema"
+    return json.dumps({"$schema": draft, **Config.model_json_schema()}, indent=2) + "\n"
 
 
 if __name__ == "__main__":  # python -m knockscreen.config > workflow/schemas/config.schema.json

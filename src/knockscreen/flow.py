@@ -6,6 +6,7 @@ Linear path ``x_t = (1 - t) x_0 + t x_1`` from noise (t = 0) to data (t = 1) wit
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ def interpolate(x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 def guide_nested(
     null: Velocity, context: Velocity, full: Velocity, *, w_context: float, w_perturbation: float
 ) -> Velocity:
-    """Return ``v0 + w_c (v_c - v0) + w_p (v_cp - v_c)``: guidance on the knock-down given its context.
+    """Return ``v0 + w_c (v_c - v0) + w_p (v_cp - v_c)``: the knock-down given its context.
 
     Weight 1 for both is the conditional velocity itself; terms with weight zero are not evaluated.
     """
@@ -58,10 +59,18 @@ def guide_additive(
     w_perturbation: float,
 ) -> Velocity:
     """Return ``v0 + w_c (v_c - v0) + w_p (v_p - v0)``: each condition alone (scLDM, additive)."""
+    terms = (
+        (w_context, context),
+        (w_perturbation, perturbation),
+        (1 - w_context - w_perturbation, null),
+    )
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
-        v = w_context * context(x, t) + w_perturbation * perturbation(x, t)
-        return v + (1 - w_context - w_perturbation) * null(x, t)
+        v = torch.zeros_like(x)
+        for weight, part in terms:
+            if weight:
+                v = v + weight * part(x, t)
+        return v
 
     return velocity
 
@@ -83,7 +92,7 @@ def _at(x: Tensor, t: float) -> Tensor:
 def euler(velocity: Velocity, x: Tensor, steps: int) -> Tensor:
     """Integrate from t = 0 to 1 with Euler's method: one evaluation a step, order 1."""
     grid = uniform_grid(steps)
-    for t, t_next in zip(grid[:-1], grid[1:], strict=True):
+    for t, t_next in pairwise(grid):
         x = x + (t_next - t) * velocity(x, _at(x, t))
     return x
 
@@ -91,7 +100,7 @@ def euler(velocity: Velocity, x: Tensor, steps: int) -> Tensor:
 def midpoint(velocity: Velocity, x: Tensor, steps: int) -> Tensor:
     """Integrate with the midpoint rule: two evaluations a step, order 2."""
     grid = uniform_grid(steps)
-    for t, t_next in zip(grid[:-1], grid[1:], strict=True):
+    for t, t_next in pairwise(grid):
         h = t_next - t
         half = x + 0.5 * h * velocity(x, _at(x, t))
         x = x + h * velocity(half, _at(x, t + 0.5 * h))
@@ -101,7 +110,7 @@ def midpoint(velocity: Velocity, x: Tensor, steps: int) -> Tensor:
 def heun(velocity: Velocity, x: Tensor, steps: int) -> Tensor:
     """Integrate with Heun's method (explicit trapezoid): two evaluations a step, order 2."""
     grid = uniform_grid(steps)
-    for t, t_next in zip(grid[:-1], grid[1:], strict=True):
+    for t, t_next in pairwise(grid):
         h = t_next - t
         v = velocity(x, _at(x, t))
         x = x + 0.5 * h * (v + velocity(x + h * v, _at(x, t_next)))
@@ -113,7 +122,7 @@ def ab2(velocity: Velocity, x: Tensor, steps: int) -> Tensor:
     grid = cosine_grid(steps)
     previous: Tensor | None = None
     previous_h = 0.0
-    for t, t_next in zip(grid[:-1], grid[1:], strict=True):
+    for t, t_next in pairwise(grid):
         h = t_next - t
         v = velocity(x, _at(x, t))
         if previous is None:
@@ -164,7 +173,10 @@ def dopri5(
             t, x, first = t + h, point, k[6]
         h *= min(5.0, max(0.2, 0.9 * (ratio + 1e-12) ** -0.2))
         if h < 1e-6:
-            msg = f"the adaptive solver's step fell below 1e-6 at t = {t:.4f}; the velocity is not smooth"
+            msg = (
+                f"the adaptive solver's step fell below 1e-6 at t = {t:.4f}: "
+                "the velocity is not smooth"
+            )
             raise ArithmeticError(msg)
     return x
 

@@ -27,7 +27,7 @@ def resolve_target(sampler: Sampler, name: str) -> str:
 
 
 def write_cells(path: Path, sampler: Sampler, pairs: list[tuple[str, str]], draws: int) -> None:
-    """Write ``draws`` cells per (target, context) as h5ad: NB counts in X, latents in ``obsm["z"]``.
+    """Write ``draws`` cells per (target, context) as h5ad: NB counts, latents in ``obsm["z"]``.
 
     Draw r of a context is the same noise and library size for every target, as in the screen.
 
@@ -37,7 +37,7 @@ def write_cells(path: Path, sampler: Sampler, pairs: list[tuple[str, str]], draw
         A target or a context that the model does not know.
     """
     import anndata as ad
-    import pandas as pd
+    import pandas as pd  # type: ignore[import-untyped]
     import scipy.sparse as sp
 
     v = sampler.model.vocabulary
@@ -57,8 +57,8 @@ def write_cells(path: Path, sampler: Sampler, pairs: list[tuple[str, str]], draw
         evidence = Evidence.PREDICTED_SEEN if seen else Evidence.PREDICTED_UNSEEN
         symbol = dict(zip((*v.gene_ids, *v.target_ids), (*v.genes, *v.targets), strict=True))
         for draw, size in enumerate(library.tolist()):
-            about = {"target_gene": symbol[gene_id], "target_gene_id": gene_id}
-            about |= {"is_control": gene_id == NTC, "evidence": str(evidence), "context": context}
+            about: dict[str, object] = {"target_gene": symbol[gene_id], "target_gene_id": gene_id}
+            about |= {"evidence": str(evidence), "context": context, "is_control": gene_id == NTC}
             rows.append({**about, **parse_context(context), "draw": draw, "library_size": size})
     obs = pd.DataFrame(rows, index=[f"generated_{i}" for i in range(len(rows))])
     var = pd.DataFrame({"gene_symbol": list(v.genes)}, index=pd.Index(list(v.gene_ids)))

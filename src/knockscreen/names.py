@@ -48,9 +48,10 @@ class Direction(StrEnum):
 
 
 def context_name(levels: dict[str, str]) -> str:
-    """Return the printed name of a context, ``{"donor": "D1", "time": "Rest"}`` as ``donor=D1,time=Rest``.
+    """Return the printed name of a context.
 
-    A pooled context simply lacks the factor it is pooled over.
+    ``{"donor": "D1", "time": "Rest"}`` is ``donor=D1,time=Rest``, no level at all is ``all``. A
+    pooled context simply lacks the factor it is pooled over.
     """
     return ",".join(f"{factor}={level}" for factor, level in levels.items()) or "all"
 
@@ -69,7 +70,10 @@ def parse_context(name: str) -> dict[str, str]:
         if not sep or not factor.strip() or not level.strip():
             from knockscreen.errors import ConfigError
 
-            msg = f"context '{name}' is not of the form factor=level[,factor=level], e.g. donor=D1,time=Rest"
+            msg = (
+                f"context '{name}' is not of the form factor=level[,factor=level], "
+                "e.g. donor=D1,time=Rest"
+            )
             raise ConfigError(msg)
         levels[factor.strip()] = level.strip()
     return levels

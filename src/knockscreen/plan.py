@@ -131,7 +131,8 @@ def list_contexts(vocabulary: Vocabulary, present: list[str], wanted: list[str] 
         levels = parse_context(name)
         for factor in levels:
             if factor not in vocabulary.factors:
-                msg = f"screen.contexts: unknown factor '{factor}'{suggest(factor, vocabulary.factors)}."
+                near = suggest(factor, vocabulary.factors)
+                msg = f"screen.contexts: unknown factor '{factor}'{near}."
                 raise UnknownNameError(msg)
         hits = [c for c in present if levels.items() <= parse_context(c).items()]
         if not hits:
@@ -142,7 +143,7 @@ def list_contexts(vocabulary: Vocabulary, present: list[str], wanted: list[str] 
 
 
 def flops_per_cell(vae: VaeSettings, net: VelocitySettings, genes: int, evaluations: int) -> float:
-    """Return floating-point operations (two per multiply-add) to generate one cell, null passes apart."""
+    """Return floating-point operations (two per multiply-add) of one cell, null passes apart."""
     tokens, width = net.latent_tokens, net.size.width
     per_token = width * (4 * width + 3 * swiglu_width(width)) + 2 * tokens * width
     one = net.size.layers * tokens * per_token + 2 * tokens * width * net.latent_dim

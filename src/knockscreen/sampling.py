@@ -266,7 +266,7 @@ def block_means(values: Array, blocks: NDArray[np.int64]) -> Array:
 
 
 def control_statistics(screen: Screen) -> dict[str, Array]:
-    """Return the control's statistics, its draws among them for pairing: names as in the shard files."""
+    """Return the control's statistics, named as in shard files, and its draws for pairing."""
     draws = screen.generate(NTC)
     return {
         "mean_count": draws.mean_count,

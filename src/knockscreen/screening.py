@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from knockscreen.artifacts import atomic
+from knockscreen.artifacts import atomic, require_file
 from knockscreen.checkpoint import read_vocabulary, require_same
 from knockscreen.data.cells import CellStore
 from knockscreen.errors import DataError
@@ -54,7 +54,7 @@ def write_control(path: Path, screen: Screen) -> None:
     """Generate the control in every context and write its statistics and its draws."""
     arrays = control_statistics(screen)
     with atomic(path) as temporary, temporary.open("wb") as handle:
-        np.savez(handle, meta=_meta(screen), **arrays)
+        np.savez(handle, allow_pickle=False, meta=_meta(screen), **arrays)
 
 
 def write_shard(
@@ -71,7 +71,7 @@ def write_shard(
     DataError
         The control is of other contexts, draws or genes.
     """
-    with np.load(control) as file:
+    with np.load(require_file(control, "generate-control")) as file:
         meta = json.loads(str(file["meta"]))
         draws = file["draw_log1p"]
     if meta != json.loads(str(_meta(screen))):
@@ -95,7 +95,7 @@ def write_shard(
     )
     numbers = np.array([number for number, _ in candidates], dtype=np.int32)
     with atomic(path) as temporary, temporary.open("wb") as handle:
-        np.savez(handle, meta=_meta(screen), candidate=numbers, **arrays)
+        np.savez(handle, allow_pickle=False, meta=_meta(screen), candidate=numbers, **arrays)
 
 
 def matched_cells(

@@ -4,6 +4,7 @@ Co-expression in control cells by default: the loading of each panel gene on the
 components of log1p CP10k among training controls, centred within each context.
 """
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,17 @@ def coexpression(store: CellStore, dims: int) -> NDArray[np.float32]:
     features = vectors[:, keep] * np.sqrt(np.maximum(values_[keep], 0))
     features *= np.sign(features.sum(0, keepdims=True) + 1e-300)
     features[silent] = np.nan
-    return features.astype(np.float32)
+    return np.asarray(features, dtype=np.float32)
+
+
+def _read_rows(path: Path) -> list[list[str]]:
+    if not path.is_file():
+        msg = f"gene feature table {path} does not exist (effect.features)."
+        raise DataError(msg)
+    with path.open(newline="") as handle:
+        sample = handle.readline()
+        handle.seek(0)
+        return list(csv.reader(handle, delimiter="\t" if "\t" in sample else ","))
 
 
 def read_table(path: Path | str, store: CellStore) -> NDArray[np.float32]:
@@ -60,19 +71,14 @@ def read_table(path: Path | str, store: CellStore) -> NDArray[np.float32]:
     DataError
         The table is missing, has duplicate genes, NaN, no numbers, or none of the panel's genes.
     """
-    import csv
-
     path = Path(path)
-    if not path.is_file():
-        msg = f"gene feature table {path} does not exist (flow.features)."
-        raise DataError(msg)
-    with path.open(newline="") as handle:
-        sample = handle.readline()
-        handle.seek(0)
-        rows = list(csv.reader(handle, delimiter="\t" if "\t" in sample else ","))
-    width = len(rows[0]) - 1
+    rows = _read_rows(path)
+    width = len(rows[0]) - 1 if rows else 0
     if width < 1 or len(rows) < 2:
-        msg = f"gene feature table {path} needs a header, a gene column and at least one number per gene."
+        msg = (
+            f"gene feature table {path} needs a header, a gene column "
+            "and at least one number per gene."
+        )
         raise DataError(msg)
     table: dict[str, list[float]] = {}
     for line, row in enumerate(rows[1:], start=2):
@@ -81,10 +87,16 @@ def read_table(path: Path | str, store: CellStore) -> NDArray[np.float32]:
         except ValueError:
             values = []
         if len(values) != width or not np.isfinite(values).all():
-            msg = f"gene feature table {path}, line {line} ('{row[0]}'): expected {width} finite numbers."
+            msg = (
+                f"gene feature table {path}, line {line} ('{''.join(row[:1])}'): "
+                f"expected {width} finite numbers."
+            )
             raise DataError(msg)
         if row[0] in table:
-            msg = f"gene feature table {path} has '{row[0]}' twice (line {line}); keep one row per gene."
+            msg = (
+                f"gene feature table {path} has '{row[0]}' twice (line {line}); "
+                "keep one row per gene."
+            )
             raise DataError(msg)
         table[row[0]] = values
     v = store.vocabulary
@@ -96,8 +108,9 @@ def read_table(path: Path | str, store: CellStore) -> NDArray[np.float32]:
     if np.isnan(out).all():
         first = rows[1][0]
         msg = (
-            f"gene feature table {path} has none of the {len(v.genes)} panel genes: its first gene is "
-            f"'{first}', the panel's are like '{v.genes[0]}' or '{v.gene_ids[0]}'{suggest(first, v.genes)}."
+            f"gene feature table {path} has none of the {len(v.genes)} panel genes: its first is "
+            f"'{first}', the panel's are like '{v.genes[0]}' or '{v.gene_ids[0]}'"
+            f"{suggest(first, v.genes)}."
         )
         raise DataError(msg)
     mean, sd = np.nanmean(out, 0), np.nanstd(out, 0)

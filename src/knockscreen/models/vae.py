@@ -52,6 +52,19 @@ class VaeSettings:
     variational: bool = False
 
 
+class Batch(NamedTuple):
+    """The cells of one training step."""
+
+    counts: Tensor
+    """(B, G) counts shown to the encoder."""
+    target: Tensor
+    """(B, G) counts to predict, the same without thinning."""
+    library_size: Tensor
+    """(B,) library size of ``target``."""
+    offset: Tensor | None = None
+    """(B, G) linear part of each cell's knock-down."""
+
+
 class Decoded(NamedTuple):
     """NB parameters of the panel genes."""
 
@@ -62,7 +75,7 @@ class Decoded(NamedTuple):
 
 
 class SoftBin(nn.Module):
-    """A count as a soft mixture of ten learned vectors: ``softmax(W2 SiLU(W1 x + b1) + b2) @ bins``."""
+    """A count as a mixture of ten learned vectors: ``softmax(W2 SiLU(W1 x + b1) + b2) @ bins``."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -87,7 +100,8 @@ class TransformerVAE(nn.Module):
         super().__init__()
         size = settings.size
         if size.width % size.self_heads or size.width % size.cross_heads:
-            msg = f"width {size.width} is not a multiple of the heads {size.self_heads}, {size.cross_heads}"
+            heads = f"{size.self_heads} and {size.cross_heads}"
+            msg = f"width {size.width} is not a multiple of the heads {heads}"
             raise ValueError(msg)
         self.genes = genes
         self.settings = settings
@@ -129,7 +143,7 @@ class TransformerVAE(nn.Module):
 
     @torch.no_grad()
     def start_from_means(self, shares: Tensor) -> None:
-        """Turn the gene table so that the untrained head predicts ``shares`` (G + 1,), rest first."""
+        """Turn the gene table so that the new head predicts ``shares`` (G + 1,), rest first."""
         direction = self.head.weight[0]
         wanted = torch.log(shares.clamp_min(1e-7))
         wanted = wanted - wanted.mean()
@@ -137,7 +151,7 @@ class TransformerVAE(nn.Module):
         self.gene_table.weight += torch.outer(wanted - now, direction) / direction.square().sum()
 
     def tokens(self, counts: Tensor, gene_index: Tensor | None = None) -> Tensor:
-        """Return gene-count tokens (B, G, E) for counts (B, G) of the genes ``gene_index`` (G,), from 1."""
+        """Return gene-count tokens (B, G, E); rows ``gene_index`` (G,) of the table start at 1."""
         table = self.gene_table.weight[1:] if gene_index is None else self.gene_table(gene_index)
         if self.count_input is None:
             return table[None] * torch.log1p(counts)[..., None]  # (B, G, E)
@@ -174,8 +188,17 @@ class TransformerVAE(nn.Module):
         """Return NB parameters for latents z (B, L, D) at library sizes (B,).
 
         The mean of gene g is ``library_size * softmax(logits + offset)_g``, over the panel and,
-        where the library is counted over all genes, the token that stands for the rest. ``offset``
-        (B, G) is the linear part of a knock-down, natural log of expression.
+        where the library is counted over all genes, the token that stands for the rest.
+
+        Parameters
+        ----------
+        offset
+            (B, G) linear part of a knock-down, natural log of expression: odds against every other
+            token are multiplied by e^offset.
+        gene_index
+            (G,) rows of the gene table to decode; default: the panel in order, 1..G. The softmax
+            runs over the queried genes only (and the rest where the library is over all genes),
+            so means of a part of the panel share out the library size among that part.
         """
         x = self.from_latent(self.latent_norm(z))  # (B, L, E)
         for block in self.decoder:
@@ -198,36 +221,24 @@ class TransformerVAE(nn.Module):
         return Decoded(share * library_size[:, None], theta)
 
     def loss(
-        self,
-        counts: Tensor,
-        target: Tensor,
-        library_size: Tensor,
-        kl_weight: float,
-        noise: Tensor | None = None,
-        offset: Tensor | None = None,
+        self, batch: Batch, *, kl_weight: float = 0.0, noise: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Return the mean over cells of the NB negative log-likelihood and of the KL term.
 
         Parameters
         ----------
-        counts, target
-            (B, G) counts shown to the encoder and counts to predict (the same without thinning).
-        library_size
-            (B,) library size of ``target``.
         noise
-            (B, L, D) standard normal for the variational model.
-        offset
-            (B, G) linear part of each cell's knock-down.
+            (B, L, D) standard normal for the variational model; without it the mean is decoded.
         """
-        mean, log_variance = self.encode(remove_offset(counts, offset))
+        mean, log_variance = self.encode(remove_offset(batch.counts, batch.offset))
         z = mean
         kl = mean.new_zeros(())
         if log_variance is not None:
             if noise is not None:
                 z = mean + noise * (0.5 * log_variance).exp()
             kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum((1, 2)).mean()
-        decoded = self.decode(z, library_size, offset)
-        nll = -nb_log_prob(target, decoded.mu, decoded.theta).sum(1).mean()
+        decoded = self.decode(z, batch.library_size, batch.offset)
+        nll = -nb_log_prob(batch.target, decoded.mu, decoded.theta).sum(1).mean()
         return {"loss": nll + kl_weight * kl, "nll": nll, "kl": kl}
 
 

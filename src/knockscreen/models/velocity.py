@@ -99,9 +99,10 @@ class VelocityNet(nn.Module):
     def _init_weights(self) -> None:
         for table in (*self.factors, self.target):
             nn.init.normal_(table.weight, std=0.02)
-        for layer in (self.time[0], self.time[2]):
-            nn.init.normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
+        for layer in self.time:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
         nn.init.xavier_uniform_(self.input.weight)
         nn.init.zeros_(self.final_modulation.weight)
         nn.init.zeros_(self.output.weight)

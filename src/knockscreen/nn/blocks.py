@@ -16,7 +16,7 @@ LAYER_NORM_EPS = 1e-8
 
 
 def swiglu_width(width: int, multiple: int = 4) -> int:
-    """Return the hidden width of a SwiGLU that costs what a 4x MLP would: 2/3 of 4 x width, rounded up."""
+    """Return the hidden width of a SwiGLU that costs what a 4x MLP would: 8/3 width, rounded up."""
     return multiple * math.ceil(int(2 * 4 * width / 3) / multiple)
 
 
@@ -82,8 +82,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, N, E) to (B, N, E)."""
         x = x + self.attention(self.norm_attention(x))
-        x = x + self.mlp(self.norm_mlp(x))
-        return x
+        mixed: Tensor = x + self.mlp(self.norm_mlp(x))
+        return mixed
 
 
 class CrossAttentionBlock(nn.Module):
@@ -126,7 +126,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class AdaLNBlock(nn.Module):
-    """A transformer block whose norms are modulated and gated by the condition, zero at the start."""
+    """A transformer block, its norms modulated and gated by the condition, zero at the start."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -144,8 +144,10 @@ class AdaLNBlock(nn.Module):
         x = x + gate_a.unsqueeze(1) * self.attention(
             modulate(self.norm_attention(x), shift_a, scale_a)
         )
-        x = x + gate_m.unsqueeze(1) * self.mlp(modulate(self.norm_mlp(x), shift_m, scale_m))
-        return x
+        mixed: Tensor = x + gate_m.unsqueeze(1) * self.mlp(
+            modulate(self.norm_mlp(x), shift_m, scale_m)
+        )
+        return mixed
 
 
 def time_features(t: Tensor, width: int = 256, max_period: float = 1e4) -> Tensor:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 EPS = 1e-8
 
-_STEP = 0.5
-_NODES = torch.arange(-14.0, 4.0 + _STEP, _STEP, dtype=torch.float64)
+_STEP = 0.9
+_NODES = torch.arange(-13.5, 3.7, _STEP, dtype=torch.float64)
 """Nodes of the trapezoid rule for ``expected_log1p``, in ``v = ln u``."""
 
 
@@ -43,7 +43,7 @@ def detection_rate(mu: Tensor, theta: Tensor) -> Tensor:
 
 
 def expected_log1p(mu: Tensor, theta: Tensor, scale: Tensor) -> Tensor:
-    """Return E[ln(1 + scale x)] for x ~ NB(mu, theta): what averaging over endless counts would give.
+    """Return E[ln(1 + scale x)] for x ~ NB(mu, theta): the average over endless counts.
 
     From ``ln(1 + y) = int_0^inf e^-u (1 - e^-uy) du/u`` and the Laplace transform of the NB,
     ``E e^-qx = (1 + (mu/theta)(1 - e^-q))^-theta``; with u = e^v the integrand is smooth and decays

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from knockscreen import checkpoint
 from knockscreen.data.cells import CellStore, Vocabulary
@@ -22,7 +22,7 @@ from knockscreen.names import Split
 from knockscreen.training.effect import EffectModel, target_features
 from knockscreen.training.loop import Data, Progress, Trainer, TrainingSettings
 from knockscreen.training.transfer import Start
-from knockscreen.training.vae import hash_vocabulary
+from knockscreen.training.vae import hash_inputs
 
 
 @dataclass(frozen=True)
@@ -63,28 +63,24 @@ def latent_scaling(
     return mean.astype(np.float32), sd.astype(np.float32)
 
 
+@dataclass(frozen=True)
 class FlowLoss:
     """The flow-matching loss of a minibatch of rows, with independent condition dropout."""
 
-    def __init__(
-        self,
-        latents: Tensor,
-        contexts: Tensor,
-        target: Tensor,
-        features: Tensor | None,
-        settings: FlowTraining,
-    ) -> None:
-        self.latents = latents  # (N, L, D), standardised
-        self.contexts = contexts  # (N, K)
-        self.target = target  # (N,)
-        self.features = features  # (T, F), zero where unknown
-        self.settings = settings
+    latents: Tensor
+    """(N, L, D), standardised."""
+    contexts: Tensor
+    """(N, K) level codes."""
+    target: Tensor
+    """(N,) codes."""
+    features: Tensor | None
+    """(T, F), zero where unknown."""
+    settings: FlowTraining
 
     def __call__(
-        self, net: nn.Module, rows: NDArray[np.int64], generator: torch.Generator
+        self, net: VelocityNet, rows: NDArray[np.int64], generator: torch.Generator
     ) -> dict[str, Tensor]:
         """Return the mean squared error of the velocity, over tokens and dimensions."""
-        assert isinstance(net, VelocityNet)
         device = self.latents.device
         index = torch.from_numpy(rows).to(device)
         n = len(rows)
@@ -156,9 +152,7 @@ def fit_flow(
         None if of_targets is None else of_targets.to(device),
         flow_training,
     )
-    identity = (
-        f"flow {len(store)} {flow_training} {hash_vocabulary(store)} {float(scaled[:8].sum()):.6g}"
-    )
+    identity = f"{flow_training} {hash_inputs(store, effects, start, latents)}"
     trainer = Trainer(net, loss, training, seed=seed, identity=identity)
     progress = trainer.fit(Data(train, store.rows(Split.VALIDATION), 2048), resume_dir)
     model = FlowModel(
@@ -173,7 +167,7 @@ def fit_flow(
 
 
 def save_flow(path: Path, model: FlowModel, notes: dict[str, object]) -> None:
-    """Write the checkpoint with vocabularies, scaling, features and the latent effect."""
+    """Write the checkpoint with its vocabularies, latent scaling and library sizes."""
     tensors = {f"net.{name}": value for name, value in model.net.state_dict().items()}
     tensors["latent_mean"] = model.latent_mean
     tensors["latent_scale"] = model.latent_scale

@@ -11,19 +11,22 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from knockscreen.artifacts import atomic
+from knockscreen.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
-LossFunction = Callable[[nn.Module, NDArray[np.int64], torch.Generator], dict[str, Tensor]]
+M = TypeVar("M", bound=nn.Module)
+LossFunction = Callable[[M, NDArray[np.int64], torch.Generator], dict[str, Tensor]]
 """(model, rows, generator) -> losses of a minibatch, the one to minimise under ``loss``."""
 
 
@@ -100,19 +103,32 @@ def minibatch_rows(rows: NDArray[np.int64], step: int, batch: int, seed: int) ->
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Return the device: a GPU where there is one and ``auto`` is asked."""
+    """Return the device: for ``auto`` a GPU where there is one.
+
+    Raises
+    ------
+    ConfigError
+        A GPU is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        msg = "device is 'cuda' and torch finds no GPU here; set it to auto or cpu."
+        raise ConfigError(msg)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
 
 
-class Trainer:
-    """Optimises a model, keeps its average, and stops by validation."""
+class Trainer(Generic[M]):
+    """Optimises a model, keeps its average, and stops by validation.
+
+    ``identity`` tells this training from others of the same shapes, settings and seed: a state
+    kept by another is not gone on from.
+    """
 
     def __init__(
         self,
-        model: nn.Module,
-        loss: LossFunction,
+        model: M,
+        loss: LossFunction[M],
         settings: TrainingSettings,
         *,
         seed: int,
@@ -161,7 +177,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, data: Data) -> dict[str, float]:
-        """Return the mean losses of the averaged weights over the validation rows, same noise each time."""
+        """Return the mean losses of the averaged weights on validation rows, by the same noise."""
         with self.averaged():
             totals: dict[str, float] = {}
             for i, start in enumerate(range(0, len(data.validation), data.validation_batch)):
@@ -179,7 +195,15 @@ class Trainer:
         """Train until the steps are done or validation no longer improves.
 
         ``resume_dir`` keeps the state at every validation; a second call goes on from there.
+
+        Raises
+        ------
+        DataError
+            There are no rows to train on or to stop by, or the state kept is damaged.
+        ConfigError
+            The loss is no longer finite.
         """
+        _check_rows(data)
         if resume_dir is not None:
             self.restore(resume_dir)
         s, p = self.settings, self.progress
@@ -196,8 +220,11 @@ class Trainer:
             validated = self.validate(data)
             self._record("validation", validated)
             if not math.isfinite(validated["loss"]):
-                msg = f"the loss is {validated['loss']} at step {p.step}: lower the learning rate"
-                raise ArithmeticError(msg)
+                msg = (
+                    f"the validation loss is {validated['loss']} at step {p.step}; lower "
+                    f"training.learning_rate (now {s.learning_rate:g}) or lengthen training.warmup."
+                )
+                raise ConfigError(msg)
             if validated["loss"] < p.best:
                 p.best, p.best_step, p.stale = validated["loss"], p.step, 0
                 self.best = {n: v.clone() for n, v in self.ema.items()}
@@ -234,18 +261,20 @@ class Trainer:
             save_file(clean, temporary, metadata=about)
 
     def restore(self, folder: Path) -> bool:
-        """Load the state that :meth:`keep` wrote, if it is of this very training; returns whether."""
+        """Load the state that :meth:`keep` wrote, if it is of this very training; say whether."""
         path = folder / "last.safetensors"
         if not path.is_file():
             return False
-        from safetensors import safe_open
-
-        with safe_open(path, framework="pt") as handle:
-            about = handle.metadata() or {}
-        if about.get("key") != self._key():
-            log.info("resume file %s is of another training; starting afresh", path)
-            return False
-        tensors = load_file(path, device=str(self.device))
+        try:
+            with safe_open(path, framework="pt", device=str(self.device)) as handle:
+                about = handle.metadata() or {}
+                if about.get("key") != self._key():
+                    log.info("resume file %s is of another training; starting afresh", path)
+                    return False
+                tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            msg = f"resume file {path} is damaged ({error}); delete it to train from the start."
+            raise DataError(msg) from None
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f"model.{name}"])
@@ -264,6 +293,16 @@ class Trainer:
     def _key(self) -> str:
         shapes = {name: list(p.shape) for name, p in self.parameters.items()}
         return json.dumps([self.identity, self.seed, vars(self.settings), shapes], sort_keys=True)
+
+
+def _check_rows(data: Data) -> None:
+    for rows, what, key in (
+        (data.train, "train on", "splits"),
+        (data.validation, "stop the training by", "splits.validation"),
+    ):
+        if not len(rows):
+            msg = f"the store has no cells to {what}; change {key} and run normalize again."
+            raise DataError(msg)
 
 
 class _Averaged:

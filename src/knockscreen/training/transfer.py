@@ -4,7 +4,7 @@ Genes are matched by Ensembl id, targets by id, context levels by name; tensors 
 same are copied whole; everything else keeps its fresh start. What was carried over is reported.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ class Start:
     tensors: dict[str, Tensor]
     rows: dict[str, tuple[list[int], list[int]]]
     """Table name -> (rows here, rows there)."""
-    report: str = field(default="")
+    report: str = ""
 
     @torch.no_grad()
     def apply(self, model: nn.Module) -> None:
@@ -82,17 +82,28 @@ class FlowStart(Start):
     def __init__(self, path: Path | str, vocabulary: Vocabulary) -> None:
         tensors, about = checkpoint.load(path, "flow")
         trained = checkpoint.read_vocabulary(about)
-        rows = {"target.weight": shared_rows(vocabulary.target_ids, trained.target_ids)}
-        levels = 0
+        net = {name[4:]: value for name, value in tensors.items() if name.startswith("net.")}
+        tables = {name: net.pop(name) for name in list(net) if name.startswith("factors.")}
+        targets = shared_rows(vocabulary.target_ids, trained.target_ids)
+        rows = {"target.weight": _with_null(targets, vocabulary.target_ids, trained.target_ids)}
+        found = 0
         for k, factor in enumerate(vocabulary.factors):
             if factor in trained.factors:
                 j = trained.factors.index(factor)
-                rows[f"factors.{k}.weight"] = shared_rows(vocabulary.levels[k], trained.levels[j])
-                tensors[f"net.factors.{k}.weight"] = tensors[f"net.factors.{j}.weight"]
-                levels += len(rows[f"factors.{k}.weight"][0])
-        net = {name[4:]: value for name, value in tensors.items() if name.startswith("net.")}
+                here, there = vocabulary.levels[k], trained.levels[j]
+                levels = shared_rows(here, there)
+                net[f"factors.{k}.weight"] = tables[f"factors.{j}.weight"]
+                rows[f"factors.{k}.weight"] = _with_null(levels, here, there)
+                found += len(levels[0])
         report = (
-            f"{len(rows['target.weight'][0])} of {len(vocabulary.target_ids)} targets and "
-            f"{levels} context levels found in {path}"
+            f"{len(targets[0])} of {len(vocabulary.target_ids)} targets and "
+            f"{found} context levels found in {path}"
         )
         super().__init__(net, rows, report)
+
+
+def _with_null(
+    pairs: tuple[list[int], list[int]], here: tuple[str, ...], there: tuple[str, ...]
+) -> tuple[list[int], list[int]]:
+    """Return pairs of rows with the last rows, the nulls, added."""
+    return [*pairs[0], len(here)], [*pairs[1], len(there)]

@@ -1,15 +1,17 @@
 """Training of the VAE and encoding of every cell."""
 
+import hashlib
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from knockscreen import checkpoint
 from knockscreen.data.cells import CellStore
-from knockscreen.models.vae import TransformerVAE, VaeSettings, VaeSize, remove_offset
+from knockscreen.models.vae import Batch, TransformerVAE, VaeSettings, VaeSize, remove_offset
 from knockscreen.names import Split
 from knockscreen.training.effect import EffectModel
 from knockscreen.training.loop import Data, LossFunction, Progress, Trainer, TrainingSettings
@@ -17,7 +19,7 @@ from knockscreen.training.transfer import Start
 
 
 def thin(counts: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Split counts at random into what stays and what is hidden, each molecule hidden with ``share``."""
+    """Split counts at random into what stays and what is hidden, a ``share`` of the molecules."""
     hidden = torch.binomial(counts, torch.full_like(counts, share), generator=generator)
     return counts - hidden, hidden
 
@@ -39,15 +41,24 @@ class Offsets:
         return self.table[torch.from_numpy(self.target[rows]), torch.from_numpy(self.context[rows])]
 
 
+@dataclass(frozen=True)
+class VaeTraining:
+    """Settings of the training beside the optimiser's."""
+
+    kl_weight: float = 0.0
+    thinning: float = 0.0
+    """Share of the molecules hidden from the encoder, and predicted."""
+
+
 def make_loss(
-    store: CellStore, offsets: Offsets, kl_weight: float, thinning: float, device: torch.device
-) -> LossFunction:
+    store: CellStore, offsets: Offsets, vae_training: VaeTraining, device: torch.device
+) -> LossFunction[TransformerVAE]:
     """Return the loss of a minibatch of rows."""
+    thinning = vae_training.thinning
 
     def loss(
-        model: nn.Module, rows: NDArray[np.int64], generator: torch.Generator
+        model: TransformerVAE, rows: NDArray[np.int64], generator: torch.Generator
     ) -> dict[str, Tensor]:
-        assert isinstance(model, TransformerVAE)
         counts = torch.from_numpy(store.dense(rows)).to(device)
         library = torch.from_numpy(np.asarray(store.library_size[rows])).to(device)
         shown, target = counts, counts
@@ -59,17 +70,16 @@ def make_loss(
         if model.settings.variational:
             shape = (len(rows), size.latent_tokens, size.latent_dim)
             noise = torch.randn(shape, generator=generator, device=device)
-        return model.loss(shown, target, library, kl_weight, noise, offsets.rows(rows))
+        batch = Batch(shown, target, library, offsets.rows(rows))
+        return model.loss(batch, kl_weight=vae_training.kl_weight, noise=noise)
 
     return loss
 
 
 def library_sizes(store: CellStore, library: str) -> CellStore:
-    """Return the store with library sizes as the model counts them (over all genes, or the panel)."""
+    """Return the store with library sizes as the model counts them: of all genes, or the panel."""
     if library == "all":
         return store
-    from dataclasses import replace
-
     sums = np.zeros(len(store), dtype=np.float32)
     for rows, counts in store.chunks(np.arange(len(store))):
         sums[rows] = counts.sum(1)
@@ -91,17 +101,17 @@ def fit_vae(
     store: CellStore,
     settings: VaeSettings,
     training: TrainingSettings,
+    effects: EffectModel | None = None,
     *,
     seed: int,
-    kl_weight: float = 0.0,
-    thinning: float = 0.0,
+    vae_training: VaeTraining | None = None,
     device: torch.device | None = None,
     resume_dir: Path | None = None,
     start: Start | None = None,
-    effects: EffectModel | None = None,
 ) -> tuple[TransformerVAE, Progress]:
     """Train a VAE on the training split, stop by the validation split, return it averaged."""
     device = device or torch.device("cpu")
+    vae_training = vae_training or VaeTraining()
     torch.manual_seed(seed)
     model = TransformerVAE(len(store.vocabulary.gene_ids), settings)
     train = store.rows(Split.TRAIN)
@@ -111,26 +121,39 @@ def fit_vae(
     model.to(device)
     trainer = Trainer(
         model,
-        make_loss(store, Offsets(store, effects, device), kl_weight, thinning, device),
+        make_loss(store, Offsets(store, effects, device), vae_training, device),
         training,
         seed=seed,
-        identity=f"vae {len(store)} {kl_weight} {thinning} {hash_vocabulary(store)}",
+        identity=f"{settings} {vae_training} {hash_inputs(store, effects, start)}",
     )
     data = Data(train, store.rows(Split.VALIDATION))
     return model, trainer.fit(data, resume_dir)
 
 
-def hash_vocabulary(store: CellStore) -> str:
-    """Return a digest of the store's vocabulary, to tell trainings apart."""
-    import hashlib
+def hash_inputs(
+    store: CellStore,
+    effects: EffectModel | None,
+    start: Start | None,
+    latents: NDArray[np.floating] | None = None,
+) -> str:
+    """Return a digest of what a training is of: the cells and their splits, the effects, the start.
 
-    return hashlib.sha256(repr(store.vocabulary).encode()).hexdigest()[:12]
+    Of latents, up to a thousand cells count.
+    """
+    digest = hashlib.sha256(repr(store.vocabulary).encode())
+    for column in ("indptr", "library_size", "target", "contexts", "split"):
+        digest.update(getattr(store, column).tobytes())
+    if effects is not None:
+        digest.update(effects.fingerprint().encode())
+    if latents is not None:
+        digest.update(latents[:: max(1, len(latents) // 1000)].tobytes())
+    for name, value in sorted(start.tensors.items()) if start is not None else ():
+        digest.update(name.encode() + value.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def save_vae(path: Path, model: TransformerVAE, store: CellStore, notes: dict[str, object]) -> None:
     """Write the checkpoint with its gene order and settings."""
-    from dataclasses import asdict
-
     about = {
         "kind": "vae",
         "settings": asdict(model.settings),
