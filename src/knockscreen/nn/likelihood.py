@@ -10,7 +10,7 @@ from torch import Tensor
 EPS = 1e-8
 
 _STEP = 0.9
-_NODES = torch.arange(-13.5, 3.7, _STEP, dtype=torch.float64)
+_NODES = torch.arange(-16.2, 3.7, _STEP, dtype=torch.float64)
 """Nodes of the trapezoid rule for ``expected_log1p``, in ``v = ln u``."""
 
 
