@@ -17,6 +17,7 @@ MODULES = (
     "cli_model",
     "cli_screen",
     "cli_score",
+    "cli_evaluate",
     "cli_store",
     "cli_query",
     "cli_plot",

@@ -99,9 +99,7 @@ class SimulateConfig(Section):
     """The embedded simulated CD4+ screen."""
 
     enabled: bool = Field(description="simulate the input instead of reading data.files")
-    mode: Literal["network", "anchored", "null"] = Field(
-        description="a network, real tables, or no effects"
-    )
+    mode: Literal["network", "anchored", "null"] = Field(description="where effects come from")
     seed: NonNegative = Field(description="seed of the simulated world and its cells")
     cells: Positive = Field(description="cells before QC")
     genes: Positive = Field(description="genes in the count matrix")
@@ -127,9 +125,7 @@ class QcConfig(Section):
     knockdown_test: bool = Field(description="drop guides without a knock-down")
     knockdown_fdr: Fraction = Field(description="FDR of Welch's t-test against controls")
     knockdown_min_cells: Positive = Field(description="fewer cells: kept, not judged")
-    knockdown_min_expression: float = Field(
-        ge=0, description="lower control mean: kept, not judged"
-    )
+    knockdown_min_expression: float = Field(ge=0, description="lower mean: kept, not judged")
     min_cells: Positive = Field(description="least cells per target and context")
     min_control_cells: Positive = Field(description="least control cells per context")
 
@@ -226,9 +222,7 @@ class FlowConfig(Section):
 class GuidanceConfig(Section):
     """Classifier-free guidance; weight 1 is none."""
 
-    strategy: Literal["nested", "joint", "additive"] = Field(
-        description="how the two weights combine"
-    )
+    strategy: Literal["nested", "joint", "additive"] = Field(description="how they combine")
     context: float = Field(ge=0, description="weight of the context")
     perturbation: float = Field(ge=0, description="weight of the knock-down")
 
@@ -255,6 +249,18 @@ class RankConfig(Section):
     pool_over: list[str] = Field(description="factors with a pooled row too")
     interval: Fraction = Field(description="coverage of the rank interval")
     resamples: Positive = Field(description="bootstrap resamples of the interval")
+
+
+class EvaluateConfig(Section):
+    """How predictions are judged by held-out cells."""
+
+    splits: Literal["all"] | list[str] = Field(description="held-out cells; all: what there is")
+    min_cells: Positive = Field(description="least held-out cells per target and context")
+    neighbours: Positive = Field(description="genes of the k-nearest baseline")
+    components: Positive = Field(description="components of the low-rank baseline")
+    references: Positive = Field(description="targets that each is told apart from at most")
+    cells: Positive = Field(description="cells compared per context at most")
+    resamples: Positive = Field(description="bootstrap resamples over targets")
 
 
 class ReportConfig(Section):
@@ -285,6 +291,7 @@ class Config(Section):
     flow: FlowConfig
     screen: ScreenConfig
     rank: RankConfig
+    evaluate: EvaluateConfig
     report: ReportConfig
 
 
@@ -345,10 +352,7 @@ def read_values(source: str) -> dict[str, Any]:
         return dict(json.loads(source))
     path = Path(source)
     if not path.is_file():
-        msg = (
-            f"settings file '{source}' does not exist;"
-            " give a YAML file such as config/config.yaml, or JSON text."
-        )
+        msg = f"settings file '{source}' does not exist; give a YAML file, or JSON text."
         raise ConfigError(msg)
     try:
         values = yaml.safe_load(path.read_text())
@@ -356,9 +360,7 @@ def read_values(source: str) -> dict[str, Any]:
         msg = f"settings file '{source}' is not YAML: {str(error).splitlines()[0]}."
         raise ConfigError(msg) from None
     if not isinstance(values, dict):
-        msg = (
-            f"settings file '{source}' holds no mapping; config/config.yaml shows what is expected."
-        )
+        msg = f"settings file '{source}' holds no mapping; config/config.yaml shows every key."
         raise ConfigError(msg)
     return values
 

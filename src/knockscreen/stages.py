@@ -59,11 +59,12 @@ STAGES: dict[str, Stage] = {
     "score": Stage(("cli_score.py::score",), ("programs", "rank")),
     "measure": Stage(("cli_score.py::measure",), ("seed", "programs", "rank")),
     "rank": Stage(("cli_score.py::rank",), ("seed", "rank")),
+    "evaluate": Stage(("cli_evaluate.py::evaluate",), ("seed", "programs", "rank", "evaluate")),
     "build_db": Stage(
         ("cli_store.py::build_db",),
         (
             *("run", "seed", "data", "simulate", "qc", "panel", "splits", "programs"),
-            *("effect", "vae", "flow", "screen", "rank", "report"),
+            *("effect", "vae", "flow", "screen", "rank", "evaluate", "report"),
         ),
         files=("store/*.sql",),
     ),

@@ -1,0 +1,179 @@
+"""One question put to every method: the targets of a split in a context, and what is true of them.
+
+P targets of the case, M member contexts, G panel genes. A pooled context is the mean over its
+members weighted by the target's held-out cells, the same weights for the real and every predicted
+delta.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knockscreen.config import EvaluateConfig
+from knockscreen.score.contexts import pooled_contexts
+from knockscreen.score.holdout import Group, Holdout
+from knockscreen.score.metrics import FDR, PRIOR_CELLS, Rivals, moderated_variance, t_test
+
+Array = NDArray[np.floating]
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the held-out cells say of P targets in one (separate or pooled) context."""
+
+    split: str
+    context: str
+    targets: Ints  # (P,) codes
+    members: Ints  # (M,) contexts
+    weights: Floats  # (P, M), each row 1
+    own: Ints  # (P,) panel column of the own gene, -1: none
+    n: Ints  # (P,) held-out cells
+    real: Floats  # (P, G) delta, own gene included
+    t: Floats  # (P, G) Welch's, own gene NaN
+    is_de: Bools  # (P, G) own gene False
+    expected: Floats  # (P, G) squared standard error of an experiment of that many cells
+    reference: Floats | None  # (G,) mean real delta of the screened targets
+    rivals: Rivals  # every target with held-out cells in the context, or a sample of them
+    rival_targets: Ints  # (R,) codes
+
+    def pool(self, predicted: Array) -> Floats:
+        """Return a method's delta (T, C, G) in this case (P, G); NaN where a member has none."""
+        chosen = predicted[self.targets[:, None], self.members]  # (P, M, G)
+        used = self.weights[:, :, None] > 0
+        return np.asarray(
+            np.sum(np.where(used, chosen, 0) * self.weights[:, :, None], axis=1, dtype=np.float64)
+        )
+
+    def masked(self, values: Floats) -> Floats:
+        """Return a copy of (P, G) values with every target's own gene NaN."""
+        out = values.astype(np.float64, copy=True)
+        rows = np.flatnonzero(self.own >= 0)
+        out[rows, self.own[rows]] = np.nan
+        return out
+
+
+def contexts_of(held: Holdout, pool_over: Sequence[str]) -> dict[str, list[int]]:
+    """Return the contexts to report: separate, pooled over ``pool_over``, and ``all`` of them."""
+    groups = pooled_contexts(held.contexts, pool_over)
+    everything = list(range(len(held.contexts)))
+    if everything not in groups.values():
+        groups["all"] = everything
+    return groups
+
+
+def make_case(
+    held: Holdout,
+    split: str,
+    context: str,
+    members: Sequence[int],
+    *,
+    settings: EvaluateConfig,
+) -> Case:
+    """Put the question of one split and context to the held-out cells.
+
+    Targets with fewer held-out cells than ``settings.min_cells``, over all members, are left out.
+    The rivals are the targets of all splits, so that a single held-out target has some.
+    """
+    cells = np.where(held.split[:, members] >= 0, held.held.n[:, members], 0)
+    cells[0] = 0
+    enough = cells.sum(axis=1) >= settings.min_cells
+    mine = np.where(held.evaluated(split)[:, members], cells, 0)
+    targets = np.flatnonzero(mine.sum(axis=1) >= settings.min_cells)
+    case = _judge(held, (held.held, held.held.variance), targets, mine, members)
+    every = np.flatnonzero(enough)
+    rng = np.random.default_rng([3, len(every)])
+    chosen = np.sort(rng.permutation(every)[: settings.references])
+    case = replace(case, split=split, context=context, reference=screened_mean(held, members))
+    return with_rivals(case, chosen, pooled(held.held, chosen, cells, members), len(every))
+
+
+def with_rivals(case: Case, codes: Ints, real: Floats, targets: int) -> Case:
+    """Return the case with the targets ``codes``, whose real delta is (R, G), as rivals."""
+    same = case.targets[:, None] == codes
+    return replace(case, rivals=Rivals(real, same, targets), rival_targets=codes)
+
+
+def pooled(group: Group, codes: Ints, cells: Ints, members: Sequence[int] | Ints) -> Floats:
+    """Return the delta (R, G) of targets over member contexts, weighted by ``cells`` (T, M)."""
+    weights = cells[codes] / np.maximum(cells[codes].sum(axis=1, keepdims=True), 1)
+    chosen = group.delta[codes[:, None], np.asarray(members)]
+    used = np.where(weights[:, :, None] > 0, chosen, 0)
+    return np.asarray(np.sum(used * weights[:, :, None], axis=1, dtype=np.float64))
+
+
+def halves_case(held: Holdout, case: Case) -> tuple[Case, Floats]:
+    """Return the case judged by one half of its cells, and the other half's delta as a prediction.
+
+    Only targets and contexts with cells in both halves take part, also as rivals.
+    """
+    a, b = held.halves
+    cells = np.minimum(a.n, b.n)[:, case.members]
+    cells = np.where(held.split[:, case.members] >= 0, cells, 0)
+    cells = np.where(np.minimum(a.n, b.n)[0, case.members] > 0, cells, 0)
+    mine = np.where(held.evaluated(case.split)[:, case.members], cells, 0)
+    targets = case.targets[mine[case.targets].sum(axis=1) > 0]
+    judged = _judge(held, (b, held.held.variance), targets, mine, case.members)
+    judged = replace(judged, split=case.split, context=case.context, reference=case.reference)
+    codes = case.rival_targets[cells[case.rival_targets].sum(axis=1) > 0]
+    real = pooled(b, codes, cells, case.members)
+    return with_rivals(judged, codes, real, case.rivals.targets), judged.pool(a.delta)
+
+
+def _judge(
+    held: Holdout,
+    by: tuple[Group, Array],
+    targets: Ints,
+    cells: Ints,
+    members: Sequence[int] | Ints,
+) -> Case:
+    """Return the case of ``targets`` as one group of cells says, weighted by ``cells`` (T, M)."""
+    group, variance = by
+    members = np.asarray(members)
+    weights = cells[targets] / np.maximum(cells[targets].sum(axis=1, keepdims=True), 1)
+    shape = (len(targets), len(held.gene_ids))
+    blank, own = np.full(shape, np.nan), held.own[targets]
+    case = Case(
+        "", "", targets, members, weights, own, group.n[targets][:, members].sum(axis=1),
+        blank, blank.copy(), np.zeros(shape, dtype=bool), blank.copy(), None,
+        Rivals(blank[:0], np.zeros((len(targets), 0), dtype=bool), 0), targets[:0],
+    )  # fmt: skip
+    case = replace(case, real=case.pool(group.delta))
+    usual = held.train.variance[0].astype(np.float64)  # (C, G)
+    for i, target in enumerate(targets):
+        used = weights[i] > 0
+        inside, w = members[used], weights[i, used][:, None] ** 2
+        n = group.n[target, inside][:, None].astype(np.float64)
+        n_control = group.n[0, inside][:, None].astype(np.float64)
+        of_control = np.nan_to_num(variance[0, inside].astype(np.float64))
+        of_target = moderated_variance(variance[target, inside].astype(np.float64), n, of_control)
+        parts = np.concatenate([w * of_target / n, w * of_control / n_control])
+        freedom = np.concatenate([n - 1 + PRIOR_CELLS, np.maximum(n_control - 1, 1)])
+        delta = case.real[i].copy()
+        if own[i] >= 0:
+            delta[own[i]] = np.nan
+        case.t[i], fdr = t_test(delta, parts, freedom)
+        case.is_de[i] = np.nan_to_num(fdr, nan=1.0) < FDR
+        case.expected[i] = (w * usual[inside] * (1 / n + 1 / n_control)).sum(axis=0)
+    return case
+
+
+def screened_mean(held: Holdout, members: Sequence[int] | Ints) -> Floats | None:
+    """Return the mean real held-out delta (G,) of the screened targets over the member contexts.
+
+    Each context's mean over its screened targets, averaged over contexts; None with fewer than two
+    screened targets in one of them.
+    """
+    screened = held.evaluated("screened")
+    means = []
+    for c in members:
+        of = screened[:, c] & (held.held.n[:, c] > 0)
+        if of.sum() < 2:
+            return None
+        values = held.held.delta[of, c].astype(np.float64)
+        means.append(np.average(values, axis=0, weights=held.held.n[of, c]))
+    return np.asarray(np.mean(means, axis=0))

@@ -1,0 +1,173 @@
+"""The real cells that judge a prediction, beside the training cells that baselines may use.
+
+T targets (code 0 is control), C separate contexts, G panel genes. Cells are read one target at a
+time; what is kept is 7 float32 values per target, context and gene.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from knockscreen.artifacts import read_json
+from knockscreen.errors import DataError
+from knockscreen.names import GUIDE_ID, SPLITS, Split
+from knockscreen.score.cells import StoredCells, open_store
+from knockscreen.score.halves import assign_halves
+from knockscreen.score.moments import group_moments
+
+Array = NDArray[np.floating]
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+SCREENED, HELD_OUT_TARGET, HELD_OUT_CONTEXT = "screened", "held_out_target", "held_out_context"
+SPLIT_OF = {
+    SCREENED: Split.TEST,
+    HELD_OUT_TARGET: Split.HELD_OUT_TARGET,
+    HELD_OUT_CONTEXT: Split.HELD_OUT_CONTEXT,
+}
+"""Name of an evaluated split -> split of its cells in the store."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Means of groups of cells against the control of the same context, in log1p CP10k."""
+
+    n: Ints  # (T, C) cells; row 0 is control
+    delta: Array  # (T, C, G) mean minus control; NaN without cells; row 0 is 0
+    variance: Array  # (T, C, G) between cells; NaN for fewer than two
+
+    @classmethod
+    def empty(cls, shape: tuple[int, int, int], *, variance: bool = True) -> "Group":
+        """Return groups without cells; ``variance`` False keeps none."""
+        spread = np.full(shape if variance else (1, *shape[1:]), np.nan, dtype=np.float32)
+        return cls(np.zeros(shape[:2], dtype=np.int64), np.full(shape, np.nan, np.float32), spread)
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """Training, held-out and half-split measurements of every target and context."""
+
+    gene_ids: tuple[str, ...]
+    target_gene_ids: tuple[str, ...]
+    contexts: tuple[str, ...]
+    own: Ints  # (T,) panel column of the target's own gene, -1 where it has none
+    split: NDArray[np.int8]  # (T, C) position in names.SPLITS of the held-out cells, -1 without
+    train: Group
+    held: Group
+    halves: tuple[Group, Group]
+    halved_by: dict[str, int]  # targets whose halves are of other guides, replicates, random cells
+
+    def evaluated(self, split: str) -> NDArray[np.bool_]:
+        """Return which targets and contexts (T, C) a split has held-out cells of."""
+        found: NDArray[np.bool_] = np.asarray(self.split == SPLITS.index(SPLIT_OF[split]))
+        found[0] = False
+        return found
+
+
+def read_holdout(store: Path | str, *, seed: int) -> Holdout:
+    """Measure every target in its training cells, its held-out cells and two halves of these.
+
+    Held-out cells are those of the test split, or all cells of a held-out target or context;
+    control cells are those of the test split. Where there is no test split, validation stands in.
+
+    Raises
+    ------
+    DataError
+        The store is not whole, or a context has no training or no held-out control cells.
+    """
+    cells = open_store(store)
+    split = _judging(np.asarray(np.load(Path(store) / "split.npy"))[cells.rows])
+    guides = _codes(pl.read_parquet(Path(store) / "cells.parquet", columns=[GUIDE_ID])[GUIDE_ID])
+    t, c, g = len(cells.target_gene_ids), len(cells.contexts), len(cells.gene_ids)
+    train, held = Group.empty((t, c, g)), Group.empty((t, c, g))
+    halves = (Group.empty((t, c, g), variance=False), Group.empty((t, c, g), variance=False))
+    column = {gene_id: i for i, gene_id in enumerate(cells.gene_ids)}
+    kind = np.full((t, c), -1, dtype=np.int8)
+    halved_by = {"guide": 0, "replicate": 0, "random": 0}
+    by_target = np.argsort(cells.target, kind="stable")
+    codes, starts = np.unique(cells.target[by_target], return_index=True)
+    control = np.zeros((4, c, g))
+    for code, chosen in zip(codes.tolist(), np.split(by_target, starts[1:]), strict=True):
+        is_train = split[chosen] == SPLITS.index(Split.TRAIN)
+        is_held = (split[chosen] >= SPLITS.index(Split.TEST)) & ~is_train
+        out, fit = chosen[is_held], chosen[is_train]
+        rng = np.random.default_rng([seed, code])
+        half, how = split_halves(cells, out, guides, rng)
+        if code and len(out):
+            halved_by[how] += 1
+        rows = np.concatenate([fit, out, out])
+        context = cells.context[rows]
+        group = np.concatenate([np.zeros(len(fit)), np.ones(len(out)), 2 + half]).astype(np.int64)
+        found = group_moments(cells, cells.rows[rows], group * c + context, 4 * c)
+        n, mean = found.n.reshape(4, c).astype(np.int64), found.mean.reshape(4, c, g)
+        variance = found.variance.reshape(4, c, g)
+        if code == 0:
+            control = mean
+            _check_controls(cells, n)
+        for i, part in enumerate((train, held, *halves)):
+            part.n[code], part.delta[code] = n[i], mean[i] - control[i]
+            if len(part.variance) > 1:
+                part.variance[code] = variance[i]
+        kind[code, cells.context[out]] = split[out]
+    own = np.array([column.get(name, -1) for name in cells.target_gene_ids])
+    return Holdout(
+        cells.gene_ids, cells.target_gene_ids, cells.contexts, own, kind,
+        train, held, halves, halved_by,
+    )  # fmt: skip
+
+
+def _judging(split: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Return the splits with validation standing in for test where no cell tests."""
+    test, validation = SPLITS.index(Split.TEST), SPLITS.index(Split.VALIDATION)
+    if np.any(split == test):
+        return split
+    return np.where(split == validation, test, split).astype(np.int8)
+
+
+def _codes(names: pl.Series) -> Ints:
+    """Return integer codes of names, -1 for missing."""
+    coded = names.cast(pl.String).rank("dense").cast(pl.Int64).fill_null(-1)
+    return coded.to_numpy()
+
+
+def _check_controls(cells: StoredCells, n: Ints) -> None:
+    for i, what in enumerate(("training", "held-out")):
+        if not n[i].all():
+            name = cells.contexts[int(np.argmin(n[i]))]
+            msg = (
+                f"context {name} has no {what} control cells, so nothing in it can be evaluated;"
+                " leave cells for training and raise splits.test."
+            )
+            raise DataError(msg)
+
+
+def split_halves(
+    cells: StoredCells, chosen: Ints, guides: Ints, rng: np.random.Generator
+) -> tuple[Ints, str]:
+    """Return a half, 0 or 1, for each of a target's cells, and what the halves differ in.
+
+    Halves of other guides where the target has two or more, else of other replicates, else random
+    within each context. Groups are dealt out in random order to the half with fewer cells.
+    """
+    for how, code in (
+        ("guide", guides[cells.rows[chosen]]),
+        ("replicate", cells.replicate[chosen]),
+    ):
+        known, index, count = np.unique(code, return_inverse=True, return_counts=True)
+        if len(known) < 2 or known[0] < 0:
+            continue
+        side, total = np.zeros(len(known), dtype=np.int64), [0, 0]
+        for i in rng.permutation(len(known)):
+            side[i] = int(total[1] < total[0])
+            total[side[i]] += int(count[i])
+        return side[index.reshape(-1)], how
+    return assign_halves(cells.context[chosen], 1, rng)[0], "random"
+
+
+def symbols_of(store: Path | str) -> dict[str, str]:
+    """Return the symbol of every target of a store by its id."""
+    listed = read_json(Path(store) / "store.json")["targets"]
+    return {t["target_gene_id"]: t["target_gene"] for t in listed}
