@@ -1,9 +1,11 @@
 """Checkpoints: weights as safetensors, everything needed to use them as JSON beside.
 
 ``model.safetensors`` holds tensors only; ``model.json`` the settings, the gene order, the
-vocabularies and where it came from. A checkpoint of another gene order is refused by name.
+vocabularies and where it came from; its digest is kept with the weights, so that the two cannot
+be of different trainings. A checkpoint of another gene order is refused by name.
 """
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -25,9 +27,14 @@ def save(path: Path | str, tensors: dict[str, Tensor], about: dict[str, Any]) ->
     """Write ``path`` (.safetensors) and the JSON beside it, each whole or not at all."""
     path = Path(path)
     clean = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_json(path.with_suffix(".json"), {"format": FORMAT, **about})
+    card = {"format": FORMAT, **json.loads(json.dumps(about, default=str))}
+    write_json(path.with_suffix(".json"), card)
     with atomic(path) as temporary:
-        save_file(clean, temporary)
+        save_file(clean, temporary, metadata={"card": _digest(card)})
+
+
+def _digest(card: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load(path: Path | str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -52,6 +59,13 @@ def load(path: Path | str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
         raise CheckpointError(msg)
     try:
         with safe_open(path, framework="pt") as handle:
+            card = _digest(about)
+            if (handle.metadata() or {}).get("card", card) != card:  # none: weights from elsewhere
+                msg = (
+                    f"{path.with_suffix('.json')} is not the description of {path.name}; "
+                    f"'knockscreen {_WRITER[kind]}' writes both."
+                )
+                raise CheckpointError(msg)
             return {name: handle.get_tensor(name) for name in handle.keys()}, about  # noqa: SIM118
     except SafetensorError as error:
         msg = f"checkpoint {path} is damaged ({error}); train again or restore it."

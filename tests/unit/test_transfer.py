@@ -1,0 +1,125 @@
+"""Starting from another checkpoint: rows are matched by name, the rest starts afresh."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from knockscreen import checkpoint
+from knockscreen.data.cells import Vocabulary
+from knockscreen.errors import CheckpointError
+from knockscreen.models.vae import VAE_SIZES, TransformerVAE, VaeSettings
+from knockscreen.models.velocity import FLOW_SIZES, VelocityNet, VelocitySettings
+from knockscreen.training.transfer import FlowStart, read_vae, shared_rows
+
+OLD = Vocabulary(
+    gene_ids=("ENSG1", "ENSG2", "ENSG3"),
+    genes=("A", "B", "C"),
+    factors=("donor", "time"),
+    levels=(("D1", "D2"), ("Rest", "Stim8hr")),
+    target_ids=("non-targeting", "ENSG1", "ENSG2"),
+    targets=("non-targeting", "A", "B"),
+)
+NEW = replace(
+    OLD,
+    gene_ids=("ENSG9", "ENSG3", "ENSG1"),
+    factors=("time", "donor"),
+    levels=(("Stim8hr", "Stim48hr"), ("D2", "D7")),
+    target_ids=("non-targeting", "ENSG2", "ENSG8"),
+)
+TINY = VaeSettings(VAE_SIZES["tiny"])
+
+
+def save(path, kind, tensors):
+    about = {"kind": kind, "vocabulary": checkpoint.describe_vocabulary(OLD)}
+    checkpoint.save(path, tensors, about)
+    return path
+
+
+def net() -> VelocityNet:
+    return VelocityNet(VelocitySettings(FLOW_SIZES["tiny"], 8, 4, (2, 2), 3))
+
+
+@pytest.fixture
+def old_vae(tmp_path):
+    torch.manual_seed(1)
+    model = TransformerVAE(3, TINY)
+    return save(tmp_path / "vae.safetensors", "vae", dict(model.state_dict())), model
+
+
+@pytest.fixture
+def old_flow(tmp_path):
+    torch.manual_seed(1)
+    model = net()
+    tensors = {f"net.{name}": value for name, value in model.state_dict().items()}
+    return save(tmp_path / "flow.safetensors", "flow", tensors), model
+
+
+def test_genes_are_matched_by_id(old_vae):
+    path, old = old_vae
+    torch.manual_seed(2)
+    new = TransformerVAE(3, TINY)
+    fresh = new.gene_table.weight.detach().clone()
+    start = read_vae(path, NEW, TINY)
+    start.apply(new)
+    was, now = old.gene_table.weight, new.gene_table.weight
+    assert torch.equal(now[0], was[0])  # all other genes
+    assert torch.equal(now[1], fresh[1])  # ENSG9 is new
+    assert torch.equal(now[2], was[3])  # ENSG3
+    assert torch.equal(now[3], was[1])  # ENSG1
+    assert torch.equal(new.pool.query.weight, old.pool.query.weight)
+    assert start.report.startswith("2 of 3 genes found in ")
+    tensors = len(new.state_dict())
+    assert start.report.endswith(f"; {tensors - 2} of {tensors} tensors carried over whole")
+
+
+def test_vae_without_a_gene_in_common_is_refused(old_vae):
+    strangers = replace(OLD, gene_ids=("ENSG7", "ENSG8", "ENSG9"))
+    with pytest.raises(CheckpointError, match="no gene in common with the panel: its first is"):
+        read_vae(old_vae[0], strangers, TINY)
+
+
+def test_vae_of_another_size_is_refused(old_vae):
+    with pytest.raises(CheckpointError, match=r"has width 32, this VAE 64; set vae\.size alike"):
+        read_vae(old_vae[0], NEW, VaeSettings(VAE_SIZES["small"]))
+
+
+def test_other_dispersion_starts_its_own_head(old_vae):
+    path, old = old_vae
+    new = TransformerVAE(3, replace(TINY, dispersion="cell"))
+    read_vae(path, NEW, new.settings).apply(new)
+    assert new.head.weight.shape != old.head.weight.shape
+    assert torch.equal(new.pool.query.weight, old.pool.query.weight)
+
+
+def test_targets_and_levels_are_matched_by_name_in_any_order_of_factors(old_flow):
+    path, old = old_flow
+    torch.manual_seed(2)
+    new = net()
+    fresh = {name: value.clone() for name, value in new.state_dict().items()}
+    start = FlowStart(path, NEW)
+    start.apply(new)
+    donor, time = old.factors[0].weight, old.factors[1].weight
+    assert torch.equal(new.factors[0].weight[0], time[1])  # Stim8hr
+    assert torch.equal(new.factors[0].weight[1], fresh["factors.0.weight"][1])  # Stim48hr
+    assert torch.equal(new.factors[0].weight[2], time[2])  # the null
+    assert torch.equal(new.factors[1].weight[0], donor[1])  # D2
+    assert torch.equal(new.factors[1].weight[1], fresh["factors.1.weight"][1])  # D7
+    assert torch.equal(new.target.weight[1], old.target.weight[2])  # ENSG2
+    assert torch.equal(new.target.weight[2], fresh["target.weight"][2])  # ENSG8
+    assert torch.equal(new.target.weight[3], old.target.weight[3])  # the null
+    assert "2 of 3 targets and 2 context levels found in " in start.report
+
+
+def test_factor_that_is_new_starts_afresh(old_flow):
+    path, _ = old_flow
+    new = net()
+    fresh = new.factors[1].weight.detach().clone()
+    FlowStart(
+        path, replace(NEW, factors=("donor", "batch"), levels=(("D1", "D2"), ("1", "2")))
+    ).apply(new)
+    assert torch.equal(new.factors[1].weight, fresh)
+
+
+def test_shared_rows_are_positions_in_both_lists():
+    assert shared_rows(("b", "x", "a"), ("a", "b")) == ([0, 2], [1, 0])
