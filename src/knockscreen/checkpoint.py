@@ -34,7 +34,9 @@ def save(path: Path | str, tensors: dict[str, Tensor], about: dict[str, Any]) ->
 
 
 def _digest(card: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()[:16]
+    """Return a digest of a card without its notes: how long a training took is no part of it."""
+    told = {key: value for key, value in card.items() if key != "notes"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load(path: Path | str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

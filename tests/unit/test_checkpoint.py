@@ -79,6 +79,12 @@ def test_weights_and_card_of_two_trainings_are_refused(path, tmp_path):
         checkpoint.load(path, "vae")
 
 
+def test_notes_do_not_change_the_weights_file(path):
+    before, (tensors, about) = path.read_bytes(), checkpoint.load(path, "vae")
+    checkpoint.save(path, tensors, {**about, "notes": {"seconds": 1.5}})
+    assert path.read_bytes() == before
+
+
 def refusal(given: Vocabulary, *, conditions: bool) -> str:
     with pytest.raises(CheckpointError) as refused:
         checkpoint.require_same(VOCABULARY, given, checkpoint="x", conditions=conditions)
