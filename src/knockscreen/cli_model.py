@@ -91,7 +91,7 @@ def train_vae(
 
     stage = read_stage(Stage, settings)
     config = stage.vae
-    cells = training.library_sizes(CellStore.open(store), config.library)
+    cells = CellStore.open(store)
     effects = load_effects(effect)
     require_same(effects.vocabulary, cells.vocabulary, checkpoint=str(effect), conditions=True)
     network = _network(config)
@@ -100,7 +100,7 @@ def train_vae(
         start = transfer.read_vae(expand_path(config.init_from), cells.vocabulary, network)
     _use_threads(config.training.workers)
     model, progress = training.fit_vae(
-        cells,
+        training.library_sizes(cells, config.library),
         network,
         _training(config.training),
         effects,

@@ -68,7 +68,11 @@ def draw_generator(seed: int, context: str, draw: int) -> np.random.Generator:
 
 
 class Sampler:
-    """Generates latents and NB parameters for a target in a context."""
+    """Generates latents and NB parameters for a target in a context.
+
+    Library sizes are over all genes everywhere. A VAE that counts them over the panel is given its
+    share of them, by context (``panel_shares``), so that its counts mean what all others mean.
+    """
 
     def __init__(
         self,
@@ -76,7 +80,10 @@ class Sampler:
         model: FlowModel,
         effects: EffectModel,
         settings: SamplerSettings,
+        panel_shares: dict[str, float] | None = None,
     ) -> None:
+        shares = panel_shares if vae.settings.library == "panel" and panel_shares else {}
+        self.panel_share = [shares.get(name, 1.0) for name in model.vocabulary.contexts]
         self.vae = vae
         self.model = model
         self.effects = effects
@@ -186,13 +193,14 @@ class Sampler:
 
     @torch.no_grad()
     def decode(self, z: Tensor, library: Tensor, target: Target, contexts: list[str]) -> Decoded:
-        """Return NB parameters (n, G) of one target's latents at library sizes (n,), in batches.
+        """Return NB parameters (n, G) of one target's latents at library sizes (n,) over all genes.
 
         The linear part of the knock-down is multiplied by the perturbation's guidance weight.
         """
         known = self.model.vocabulary.contexts
         index = torch.tensor([known.index(name) for name in contexts], device=self.device)
         offset = target.offsets[index] * self.settings.guidance.perturbation  # (n, G)
+        library = library * torch.tensor(self.panel_share, device=self.device)[index]
         batch = self.settings.batch_size
         parts = [
             self.vae.decode(z[i : i + batch], library[i : i + batch], offset[i : i + batch])

@@ -37,7 +37,7 @@ def load_sampler(
     trained = read_vocabulary(about)
     require_same(trained, model.vocabulary, checkpoint=str(vae), conditions=False)
     require_same(effects.vocabulary, model.vocabulary, checkpoint=str(effect), conditions=True)
-    return Sampler(decoder, model, effects, settings)
+    return Sampler(decoder, model, effects, settings, about.get("panel_shares"))
 
 
 def _meta(screen: Screen) -> NDArray[np.str_]:

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from fixtures.models import CONTEXTS, GENE_IDS, load_sampler, sampler_settings
+from fixtures.models import (
+    CONTEXTS,
+    GENE_IDS,
+    load_sampler,
+    sampler_settings,
+    tiny_store,
+    train_models,
+)
 from knockscreen import screening
 from knockscreen.data.cells import CellStore
 from knockscreen.errors import CheckpointError, DataError, UnknownNameError
@@ -214,6 +221,28 @@ def test_matched_cells_of_a_store_without_test_cells_are_of_validation(trained, 
     split = np.where(np.asarray(store.split) == 2, 0, store.split)
     _, rows = screening.matched_cells(sampler, replace(store, split=split))
     assert rows.tolist() == store.rows(Split.VALIDATION).tolist()
+
+
+def test_library_over_the_panel_gives_counts_on_the_scale_of_all_genes(trained, tmp_path):
+    store = CellStore.open(trained / "store")
+    sampler = load_sampler(train_models(store, tmp_path, library="panel"))
+    counts, rows = screening.matched_cells(sampler, store)
+    share = counts.sum(1) / store.library_size[rows]
+    real = store.dense(rows).sum(1) / store.library_size[rows]
+    assert share.mean() == pytest.approx(real.mean(), abs=0.05)
+    control = Screen(sampler, CONTEXTS).generate(NTC)
+    np.testing.assert_allclose(control.mean_count.sum(1), 0.45 * 2000, rtol=0.2)
+
+
+def test_screen_without_context_factors_has_one_context(tmp_path):
+    store = CellStore.open(tiny_store(tmp_path / "store", factors={}))
+    screen = Screen(load_sampler(train_models(store, tmp_path)), ["all"])
+    control = control_statistics(screen)["draw_log1p"]
+    (down,) = shard_statistics(screen, ["ENSG00"], control)
+    assert down["delta_mean"].shape == (1, 12)
+    assert down["delta_mean"][0, 0] < -0.5
+    counts, _ = screening.matched_cells(screen.sampler, store)
+    assert counts.any()
 
 
 def test_names_are_found_by_symbol_or_id_in_any_case(sampler):

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,6 +87,23 @@ def library_sizes(store: CellStore, library: str) -> CellStore:
     return replace(store, library_size=np.maximum(sums, 1))
 
 
+def panel_shares(store: CellStore) -> dict[str, float]:
+    """Return the share of the library that lies on the panel, by context, over training cells.
+
+    A context without training cells has the share over all of them.
+    """
+    rows = store.rows(Split.TRAIN)
+    contexts = store.vocabulary.contexts
+    context = store.context_index()
+    sums = np.zeros((2, len(contexts)))
+    for piece, counts in store.chunks(rows):
+        np.add.at(sums[0], context[piece], counts.sum(1))
+        np.add.at(sums[1], context[piece], store.library_size[piece])
+    pooled = sums[0].sum() / sums[1].sum()
+    shares = np.where(sums[1] > 0, sums[0] / np.maximum(sums[1], 1), pooled)
+    return dict(zip(contexts, shares.tolist(), strict=True))
+
+
 def mean_shares(store: CellStore, rows: NDArray[np.int64]) -> Tensor:
     """Return the share of counts (G + 1,) of the rest and of each panel gene over some rows."""
     total = np.zeros(len(store.vocabulary.gene_ids))
@@ -153,11 +171,15 @@ def hash_inputs(
 
 
 def save_vae(path: Path, model: TransformerVAE, store: CellStore, notes: dict[str, object]) -> None:
-    """Write the checkpoint with its gene order and settings."""
+    """Write the checkpoint with its gene order, settings and the panel's share of the library.
+
+    ``store`` has library sizes over all genes, whatever the model was trained with.
+    """
     about = {
         "kind": "vae",
         "settings": asdict(model.settings),
         "vocabulary": checkpoint.describe_vocabulary(store.vocabulary),
+        "panel_shares": panel_shares(store),
         "simulated": store.simulated,
         "notes": notes,
     }
@@ -166,7 +188,7 @@ def save_vae(path: Path, model: TransformerVAE, store: CellStore, notes: dict[st
 
 def load_vae(
     path: Path | str, device: torch.device | None = None
-) -> tuple[TransformerVAE, dict[str, object]]:
+) -> tuple[TransformerVAE, dict[str, Any]]:
     """Return a trained VAE, in evaluation mode, and its description."""
     tensors, about = checkpoint.load(path, "vae")
     values = dict(about["settings"])
