@@ -87,6 +87,7 @@ class Sampler:
         self.vae = vae
         self.model = model
         self.effects = effects
+        self.base = torch.from_numpy(effects.base()).to(next(vae.parameters()).device)
         self.settings = settings
         self.device = next(vae.parameters()).device
         self.mean = model.latent_mean.to(self.device)
@@ -199,7 +200,8 @@ class Sampler:
         """
         known = self.model.vocabulary.contexts
         index = torch.tensor([known.index(name) for name in contexts], device=self.device)
-        offset = target.offsets[index] * self.settings.guidance.perturbation  # (n, G)
+        weight = self.settings.guidance.perturbation
+        offset = self.base[index] + weight * target.offsets[index]  # (n, G)
         library = library * torch.tensor(self.panel_share, device=self.device)[index]
         batch = self.settings.batch_size
         parts = [

@@ -137,7 +137,9 @@ def test_unseen_effects_are_predicted_from_features_where_they_tell():
     weights = np.full((40, 3), 10.0)
     ridge = fit_ridge(np.nan_to_num(coordinates), weights, features)
     empty = np.zeros((3, 5, len(GRID)))
-    model = LinearEffect(np.ones((1, 5)), coordinates, ridge, np.zeros((40, 3)), empty)
+    model = LinearEffect(
+        np.ones((1, 5)), coordinates, ridge, np.zeros((40, 3)), empty, np.zeros((3, 5))
+    )
     np.testing.assert_allclose(
         model.predict(np.array([[0.5, 9.0]])), np.full((1, 3, 1), 2.0), atol=1e-2
     )

@@ -36,6 +36,8 @@ class LinearEffect:
     """(T, C) effect on the target's own transcript, log1p CP10k; NaN where not measured."""
     curves: Array
     """(C, G, Q) mean log1p CP10k of control cells whose expression is multiplied by e^GRID."""
+    base: Array
+    """(C, G) natural log of a context's control expression over its mean across contexts."""
 
     def predict(self, features: Array) -> Array:
         """Return coordinates (n, C, K) of genes with features (n, F)."""

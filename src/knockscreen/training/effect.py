@@ -60,6 +60,13 @@ class EffectModel:
                 coordinates = self.linear.predict(features[None].astype(float))[0]
         return self.linear.offsets(coordinates, self.own_gene(target_id), own)
 
+    def base(self) -> NDArray[np.float32]:
+        """Return the logit offsets (C, G) of the contexts themselves."""
+        v = self.vocabulary
+        if self.linear is None:
+            return np.zeros((len(v.contexts), len(v.gene_ids)), dtype=np.float32)
+        return self.linear.base.astype(np.float32)
+
     def fingerprint(self) -> str:
         """Return a digest of everything fitted, at the precision that is written to disk."""
         parts = {} if self.linear is None else vars(self.linear)
@@ -70,12 +77,11 @@ class EffectModel:
         return digest.hexdigest()
 
     def table(self) -> NDArray[np.float32]:
-        """Return the offsets (T, C, G) of every target that has training cells, zeros elsewhere."""
-        v = self.vocabulary
-        out = np.zeros((len(v.target_ids), len(v.contexts), len(v.gene_ids)), dtype=np.float32)
-        for code, target_id in enumerate(v.target_ids):
+        """Return the offsets (T, C, G) of context and target; of the context where not trained."""
+        out = np.repeat(self.base()[None], len(self.vocabulary.target_ids), axis=0)
+        for code, target_id in enumerate(self.vocabulary.target_ids):
             if self.trained[code]:
-                out[code] = self.offsets(target_id)
+                out[code] += self.offsets(target_id)
         return out
 
 
@@ -175,7 +181,20 @@ def fit_effects(store: CellStore, *, features: str, feature_dims: int, rank: int
     of_targets = None if of_genes is None else target_features(v, of_genes)
     ridge = linear.fit_ridge(coordinates, weights, of_targets)
     curves = response_curves(store, means, moments)
-    return EffectModel(v, of_genes, LinearEffect(basis, coordinates, ridge, own, curves), trained)
+    fitted = LinearEffect(basis, coordinates, ridge, own, curves, context_base(moments[0]))
+    return EffectModel(v, of_genes, fitted, trained)
+
+
+def context_base(control: NDArray[np.float64], pseudocount: float = 0.05) -> NDArray[np.float64]:
+    """Return log ratios (C, G) of control CP10k in each context to the mean of the contexts.
+
+    Contexts without control cells (all zero) get 0, and do not count in the mean.
+    """
+    known = control.sum(1) > 0
+    mean = control[known].mean(0)
+    base = np.log((control + pseudocount) / (mean + pseudocount))
+    base[~known] = 0
+    return np.asarray(base)
 
 
 def target_features(vocabulary: Vocabulary, features: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -188,7 +207,7 @@ def target_features(vocabulary: Vocabulary, features: NDArray[np.floating]) -> N
     return out
 
 
-LINEAR_PARTS = ("basis", "coordinates", "ridge", "own", "curves")
+LINEAR_PARTS = ("basis", "coordinates", "ridge", "own", "curves", "base")
 
 
 def save_effects(path: Path, model: EffectModel, notes: dict[str, object]) -> None:
