@@ -65,6 +65,14 @@ def test_time_counts_and_tokens_are_told_apart_by_their_place():
     assert (same[0, 0] - same[0, 1]).abs().max() > 1e-4
 
 
+def test_tokens_of_a_cell_see_each_other():
+    other = X.clone()
+    other[0, 5] += 1
+    net = make()
+    moved = (net(other, T, condition()) - net(X, T, condition()))[0]
+    assert moved[0].abs().max() > 1e-4
+
+
 def test_rows_do_not_see_each_other():
     net = make()
     both = Condition(torch.tensor([[0, 0], [1, 2]]), torch.tensor([1, 3]))

@@ -47,7 +47,7 @@ def expected_log1p(mu: Tensor, theta: Tensor, scale: Tensor) -> Tensor:
 
     From ``ln(1 + y) = int_0^inf e^-u (1 - e^-uy) du/u`` and the Laplace transform of the NB,
     ``E e^-qx = (1 + (mu/theta)(1 - e^-q))^-theta``; with u = e^v the integrand is smooth and decays
-    on both sides, so the trapezoid rule converges geometrically (relative error below 1e-4).
+    on both sides, so the trapezoid rule converges geometrically (relative error below 2e-4).
 
     Parameters
     ----------
