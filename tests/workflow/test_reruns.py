@@ -5,11 +5,19 @@ import pytest
 from fixtures.workplace import TINY, Workplace
 
 FIGURES = {f"plot_{name}" for name in (
-    "qc", "loss", "cells", "volcano", "ranking", "heatmap", "measured"
+    "qc", "loss", "cells", "volcano", "ranking", "heatmap", "measured", "evaluation", "targets"
 )}  # fmt: skip
 OF_SCORES = {"plot_volcano", "plot_ranking", "plot_heatmap", "plot_measured"}
+EVALUATED = {"evaluate", "plot_evaluation", "plot_targets"}
 RANKED = {"rank", "build_db"} | OF_SCORES
-SCREENED = {"plan", "generate_control", "generate", "generate_matched", "score", "plot_cells"}
+SCREENED = EVALUATED | {
+    "plan",
+    "generate_control",
+    "generate",
+    "generate_matched",
+    "score",
+    "plot_cells",
+}
 FLOWED = {"train_flow", "plot_loss"} | SCREENED | RANKED
 TRAINED = {"train_vae", "encode"} | FLOWED
 FITTED = {"fit_effects"} | TRAINED
@@ -29,8 +37,9 @@ def test_a_finished_run_has_nothing_to_do(finished: Workplace) -> None:
     ("values", "expected"),
     [
         ({"report": {"top": 7}}, {"build_db"} | FIGURES),
-        ({"rank": {"interval": 0.8}}, {"score", "measure"} | RANKED | FIGURES),
+        ({"rank": {"interval": 0.8}}, {"score", "measure", "evaluate"} | RANKED | FIGURES),
         ({"screen": {"draws": 6}}, SCREENED | RANKED),
+        ({"evaluate": {"min_cells": 5}}, EVALUATED),
         ({"flow": {"target_dropout": 0.3}}, FLOWED),
         ({"vae": {"kl_weight": 0.1}}, TRAINED),
         ({"effect": {"rank": 3}}, FITTED),
@@ -53,7 +62,7 @@ def test_changed_setting_reruns_its_stage_and_what_follows(
         ("src/knockscreen/figures/style.py", "\n\n\n", "\n\n\nNEW = 1\n\n\n", FIGURES),
         ("src/knockscreen/store/schema.sql", "\n", "\n-- a remark\n", {"build_db"}),
         ("src/knockscreen/sampling.py", "\n\n\n", "\n\n\nNEW = 1\n\n\n",
-         (SCREENED - {"plan"}) | RANKED),
+         SCREENED | RANKED),
         ("src/knockscreen/training/loop.py", "\n\n\n", "\n\n\nNEW = 1\n\n\n", set()),
         ("src/knockscreen/names.py", '"""', '"""New words: ', set()),
     ],
@@ -70,9 +79,8 @@ def test_changed_source_reruns_its_stage_and_what_follows(
 
 
 def test_bumped_training_version_retrains(finished: Workplace) -> None:
-    undo = finished.edit(
-        "src/knockscreen/stages.py", '("seed", "flow"), version=1', '("seed", "flow"), version=2'
-    )
+    train_flow = '("seed", "flow"), version='
+    undo = finished.edit("src/knockscreen/stages.py", train_flow, f"{train_flow}100 + ")
     try:
         assert rerun(finished) == FLOWED
     finally:
