@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from knockscreen.config import EvaluateConfig
 from knockscreen.score.contexts import pooled_contexts
-from knockscreen.score.holdout import Group, Holdout
+from knockscreen.score.holdout import SCREENED, Group, Holdout
 from knockscreen.score.metrics import FDR, PRIOR_CELLS, Rivals, moderated_variance, t_test
 
 Array = NDArray[np.floating]
@@ -38,7 +38,8 @@ class Case:
     is_de: Bools  # (P, G) own gene False
     expected: Floats  # (P, G) squared standard error of an experiment of that many cells
     reference: Floats | None  # (G,) mean real delta of the screened targets
-    rivals: Rivals  # every target with held-out cells in the context, or a sample of them
+    centroid: Floats  # (P, G) the real delta that is told apart from those of rivals
+    rivals: Rivals  # the other targets of a screened case; of any other, all with held-out cells
     rival_targets: Ints  # (R,) codes
 
     def pool(self, predicted: Array) -> Floats:
@@ -77,51 +78,69 @@ def make_case(
     """Put the question of one split and context to the held-out cells.
 
     Targets with fewer held-out cells than ``settings.min_cells``, over all members, are left out.
-    The rivals are the targets of all splits, so that a single held-out target has some.
+    Screened targets are told apart from each other. Held-out ones may be few, or one: they are
+    told apart from all targets, with centroids of as small a share of their cells as those have.
     """
-    cells = np.where(held.split[:, members] >= 0, held.held.n[:, members], 0)
-    cells[0] = 0
-    enough = cells.sum(axis=1) >= settings.min_cells
-    mine = np.where(held.evaluated(split)[:, members], cells, 0)
+    of_split = held.evaluated(split)[:, members]
+    mine = np.where(of_split, held.held.n[:, members], 0)
     targets = np.flatnonzero(mine.sum(axis=1) >= settings.min_cells)
     case = _judge(held, (held.held, held.held.variance), targets, mine, members)
-    every = np.flatnonzero(enough)
+    case = replace(case, split=split, context=context, reference=screened_mean(held, members))
+    others = of_split if split == SCREENED else held.split[:, members] >= 0
+    others[0] = False
+    cells = np.where(others, held.thin.n[:, members], 0)
+    mine = np.where(of_split, cells, 0)
+    enough = cells.sum(axis=1) >= settings.min_cells
+    enough[targets] = True
+    every = np.flatnonzero(enough & (cells.sum(axis=1) > 0))
     rng = np.random.default_rng([3, len(every)])
     chosen = np.sort(rng.permutation(every)[: settings.references])
-    case = replace(case, split=split, context=context, reference=screened_mean(held, members))
-    return with_rivals(case, chosen, pooled(held.held, chosen, cells, members), len(every))
+    centroid = pooled(held.thin, targets, mine, members)
+    case = replace(case, centroid=centroid)
+    centroids = pooled(held.thin, chosen, cells, members)
+    return with_rivals(held, case, chosen, centroids, len(every))
 
 
-def with_rivals(case: Case, codes: Ints, real: Floats, targets: int) -> Case:
-    """Return the case with the targets ``codes``, whose real delta is (R, G), as rivals."""
+def with_rivals(held: Holdout, case: Case, codes: Ints, real: Floats, targets: int) -> Case:
+    """Return the case with the targets ``codes``, whose centroids are (R, G), as rivals."""
     same = case.targets[:, None] == codes
-    return replace(case, rivals=Rivals(real, same, targets), rival_targets=codes)
+    return replace(case, rivals=Rivals(real, same, held.own[codes], targets), rival_targets=codes)
 
 
 def pooled(group: Group, codes: Ints, cells: Ints, members: Sequence[int] | Ints) -> Floats:
-    """Return the delta (R, G) of targets over member contexts, weighted by ``cells`` (T, M)."""
+    """Return the delta (R, G) of targets over member contexts, weighted by ``cells`` (T, M).
+
+    NaN for a target without cells.
+    """
     weights = cells[codes] / np.maximum(cells[codes].sum(axis=1, keepdims=True), 1)
     chosen = group.delta[codes[:, None], np.asarray(members)]
     used = np.where(weights[:, :, None] > 0, chosen, 0)
-    return np.asarray(np.sum(used * weights[:, :, None], axis=1, dtype=np.float64))
+    out = np.asarray(np.sum(used * weights[:, :, None], axis=1, dtype=np.float64))
+    out[weights.sum(axis=1) == 0] = np.nan
+    return out
 
 
 def halves_case(held: Holdout, case: Case) -> tuple[Case, Floats]:
     """Return the case judged by one half of its cells, and the other half's delta as a prediction.
 
-    Only targets and contexts with cells in both halves take part, also as rivals.
+    Only targets and contexts with cells in both halves take part. Centroids and rivals of a
+    screened case are of the judging half too; those of the others are in it already.
     """
     a, b = held.halves
     cells = np.minimum(a.n, b.n)[:, case.members]
-    cells = np.where(held.split[:, case.members] >= 0, cells, 0)
     cells = np.where(np.minimum(a.n, b.n)[0, case.members] > 0, cells, 0)
     mine = np.where(held.evaluated(case.split)[:, case.members], cells, 0)
     targets = case.targets[mine[case.targets].sum(axis=1) > 0]
     judged = _judge(held, (b, held.held.variance), targets, mine, case.members)
     judged = replace(judged, split=case.split, context=case.context, reference=case.reference)
-    codes = case.rival_targets[cells[case.rival_targets].sum(axis=1) > 0]
-    real = pooled(b, codes, cells, case.members)
-    return with_rivals(judged, codes, real, case.rivals.targets), judged.pool(a.delta)
+    if case.split == SCREENED:
+        codes = case.rival_targets[mine[case.rival_targets].sum(axis=1) > 0]
+        judged = replace(judged, centroid=judged.real)
+        real = pooled(b, codes, mine, case.members)
+    else:
+        codes, real = case.rival_targets, case.rivals.real
+        judged = replace(judged, centroid=case.centroid[np.isin(case.targets, targets)])
+    return with_rivals(held, judged, codes, real, case.rivals.targets), judged.pool(a.delta)
 
 
 def _judge(
@@ -139,8 +158,8 @@ def _judge(
     blank, own = np.full(shape, np.nan), held.own[targets]
     case = Case(
         "", "", targets, members, weights, own, group.n[targets][:, members].sum(axis=1),
-        blank, blank.copy(), np.zeros(shape, dtype=bool), blank.copy(), None,
-        Rivals(blank[:0], np.zeros((len(targets), 0), dtype=bool), 0), targets[:0],
+        blank, blank.copy(), np.zeros(shape, dtype=bool), blank.copy(), None, blank,
+        Rivals(blank[:0], np.zeros((len(targets), 0), dtype=bool), own[:0], 0), targets[:0],
     )  # fmt: skip
     case = replace(case, real=case.pool(group.delta))
     usual = held.train.variance[0].astype(np.float64)  # (C, G)

@@ -5,7 +5,7 @@ all go through the same code. What is undefined is NULL with its reason.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -43,7 +43,6 @@ NO_DE = "no gene is differentially expressed in the real cells"
 NO_CALL = "no gene is called"
 CONSTANT = "one side is constant"
 NO_REFERENCE = "fewer than 2 screened targets to take the mean of"
-FEW_GENES = "fewer than 3 differentially expressed genes"
 NO_HALF = "no cells in one of the halves"
 DISAGREE = "the halves are not correlated"
 FEW_SCORES = "fewer than 3 targets with different scores"
@@ -53,7 +52,7 @@ WHY_UNDEFINED = {
     "pearson_delta_perturbed_mean": CONSTANT,
     "discrimination_score_l1": FEW_TARGETS,
     "centroid_accuracy": FEW_TARGETS,
-    "weighted_r2_de": FEW_GENES,
+    "weighted_r2_de": NO_DE,
     "direction_match": NO_DE,
     "de_overlap_at_n": NO_DE,
     "de_precision": NO_CALL,
@@ -103,10 +102,11 @@ def judge(
         one = _of_target(made[i], real[i], case, (t[i], called[i]), int(i))
         for name, value in one.items():
             values[name][i] = value
-    counts = metrics.farther(predicted, case.real, case.own, case.rivals, squared=False)
+    unmasked = replace(case.rivals, own=np.full(len(case.rivals.real), -1))
+    counts = metrics.farther(predicted, case.centroid, case.own, unmasked, squared=False)
     score = metrics.discrimination_score(*counts, case.rivals.targets)
     values["discrimination_score_l1"] = score
-    counts = metrics.farther(predicted, case.real, case.own, case.rivals, squared=True)
+    counts = metrics.farther(predicted, case.centroid, case.own, case.rivals, squared=True)
     values["centroid_accuracy"] = metrics.centroid_accuracy(*counts)
     scores = program_scores(predicted, case.own, programs)
     real_scores = program_scores(case.real, case.own, programs)

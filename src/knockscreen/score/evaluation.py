@@ -89,14 +89,14 @@ def evaluate(
         held, predicted, load_programs(settings.programs, sources.store), settings,
         symbols_of(sources.store),
     )  # fmt: skip
-    cases = list_cases(question, splits)
+    listed = list_cases(question, splits)
+    cases = [case for case in listed if len(case.targets)]
     log.info("evaluating %d targets in %d cases", len(evaluated), len(cases))
     answers = _answers(question, cases, read_features(sources.effect, held))
-    tables: list[pl.DataFrame] = []
+    tables = [_left_out(question, case) for case in listed]
     summaries: list[pl.DataFrame] = []
-    for i, (case, of_case) in enumerate(zip(cases, answers, strict=True)):
+    for i, of_case in enumerate(answers):
         tables.append(pl.concat([f for a in of_case.values() for f in _rows(question, a)]))
-        tables.append(_left_out(question, case))
         rng = np.random.default_rng([settings.seed, 4, i])
         summaries.append(compare.compare(of_case, settings.evaluate.resamples, rng))
     if "screened" in splits and sources.matched is not None:
@@ -144,15 +144,14 @@ def chosen_splits(held: Holdout, settings: EvaluateConfig) -> list[str]:
 
 
 def list_cases(question: Question, splits: Sequence[str]) -> list[Case]:
-    """Return a case for every split and context with targets enough cells of."""
+    """Return a case for every split and context, also where no target has enough cells."""
     settings = question.settings
     contexts = contexts_of(question.held, settings.rank.pool_over)
-    cases = [
+    return [
         make_case(question.held, split, name, members, settings=settings.evaluate)
         for split in splits
         for name, members in contexts.items()
     ]
-    return [case for case in cases if len(case.targets)]
 
 
 def _answers(

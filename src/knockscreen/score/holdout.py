@@ -1,7 +1,7 @@
 """The real cells that judge a prediction, beside the training cells that baselines may use.
 
 T targets (code 0 is control), C separate contexts, G panel genes. Cells are read one target at a
-time; what is kept is 7 float32 values per target, context and gene.
+time; what is kept is 8 float32 values per target, context and gene.
 """
 
 from dataclasses import dataclass
@@ -29,6 +29,8 @@ SPLIT_OF = {
     HELD_OUT_CONTEXT: Split.HELD_OUT_CONTEXT,
 }
 """Name of an evaluated split -> split of its cells in the store."""
+GROUPS = 5
+"""Groups of a target's cells: training, held out, its two halves, and thinned."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,9 @@ class Holdout:
     train: Group
     held: Group
     halves: tuple[Group, Group]
+    thin: Group
+    """The held-out cells, of held-out targets and contexts only as large a share as the test split
+    is of the others: centroids of like noise, so that none is nearer for being measured better."""
     halved_by: dict[str, int]  # targets whose halves are of other guides, replicates, random cells
 
     def evaluated(self, split: str) -> NDArray[np.bool_]:
@@ -84,12 +89,14 @@ def read_holdout(store: Path | str, *, seed: int) -> Holdout:
     t, c, g = len(cells.target_gene_ids), len(cells.contexts), len(cells.gene_ids)
     train, held = Group.empty((t, c, g)), Group.empty((t, c, g))
     halves = (Group.empty((t, c, g), variance=False), Group.empty((t, c, g), variance=False))
+    thin = Group.empty((t, c, g), variance=False)
+    share = test_share(cells.target, split)
     column = {gene_id: i for i, gene_id in enumerate(cells.gene_ids)}
     kind = np.full((t, c), -1, dtype=np.int8)
     halved_by = {"guide": 0, "replicate": 0, "random": 0}
     by_target = np.argsort(cells.target, kind="stable")
     codes, starts = np.unique(cells.target[by_target], return_index=True)
-    control = np.zeros((4, c, g))
+    control = np.zeros((GROUPS, c, g))
     for code, chosen in zip(codes.tolist(), np.split(by_target, starts[1:]), strict=True):
         is_train = split[chosen] == SPLITS.index(Split.TRAIN)
         is_held = (split[chosen] >= SPLITS.index(Split.TEST)) & ~is_train
@@ -98,16 +105,18 @@ def read_holdout(store: Path | str, *, seed: int) -> Holdout:
         half, how = split_halves(cells, out, guides, rng)
         if code and len(out):
             halved_by[how] += 1
-        rows = np.concatenate([fit, out, out])
+        few = out[_thinned(split[out], half, share, rng)]
+        rows = np.concatenate([fit, out, out, few])
         context = cells.context[rows]
-        group = np.concatenate([np.zeros(len(fit)), np.ones(len(out)), 2 + half]).astype(np.int64)
-        found = group_moments(cells, cells.rows[rows], group * c + context, 4 * c)
-        n, mean = found.n.reshape(4, c).astype(np.int64), found.mean.reshape(4, c, g)
-        variance = found.variance.reshape(4, c, g)
+        kinds = (np.zeros(len(fit)), np.ones(len(out)), 2 + half, np.full(len(few), 4))
+        group = np.concatenate(kinds).astype(np.int64)
+        found = group_moments(cells, cells.rows[rows], group * c + context, GROUPS * c)
+        n, mean = found.n.reshape(GROUPS, c).astype(np.int64), found.mean.reshape(GROUPS, c, g)
+        variance = found.variance.reshape(GROUPS, c, g)
         if code == 0:
             control = mean
             _check_controls(cells, n)
-        for i, part in enumerate((train, held, *halves)):
+        for i, part in enumerate((train, held, *halves, thin)):
             part.n[code], part.delta[code] = n[i], mean[i] - control[i]
             if len(part.variance) > 1:
                 part.variance[code] = variance[i]
@@ -115,7 +124,7 @@ def read_holdout(store: Path | str, *, seed: int) -> Holdout:
     own = np.array([column.get(name, -1) for name in cells.target_gene_ids])
     return Holdout(
         cells.gene_ids, cells.target_gene_ids, cells.contexts, own, kind,
-        train, held, halves, halved_by,
+        train, held, halves, thin, halved_by,
     )  # fmt: skip
 
 
@@ -125,6 +134,21 @@ def _judging(split: NDArray[np.int8]) -> NDArray[np.int8]:
     if np.any(split == test):
         return split
     return np.where(split == validation, test, split).astype(np.int8)
+
+
+def test_share(target: Ints, split: NDArray[np.int8]) -> float:
+    """Return the share of the test split among the cells of the screened knock-downs."""
+    screened = (target > 0) & (split <= SPLITS.index(Split.TEST))
+    return float(np.mean(split[screened] == SPLITS.index(Split.TEST))) if screened.any() else 1.0
+
+
+def _thinned(
+    split: NDArray[np.int8], half: Ints, share: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Return which held-out cells make centroids: all that test, some of half 1 of the others."""
+    lot = rng.random(len(split))
+    tests = split == SPLITS.index(Split.TEST)
+    return np.asarray(tests | ((half == 1) & (lot < 2 * share)))
 
 
 def _codes(names: pl.Series) -> Ints:

@@ -49,7 +49,7 @@ METRICS: dict[str, Metric] = {
         1.0, 0.0, f"{DELTA}, minus the mean of the screened targets", is_correlation=True
     ),
     "discrimination_score_l1": Metric(1.0, 0.5, f"{DELTA}, L1 distance"),
-    "centroid_accuracy": Metric(1.0, 0.5, f"{DELTA}, Euclidean distance"),
+    "centroid_accuracy": Metric(1.0, 0.5, f"{DELTA}, rivals' own genes too, Euclidean distance"),
     "mae_delta": Metric(0.0, None, DELTA),
     "weighted_r2_de": Metric(1.0, 0.0, f"{DELTA}, DE genes weighted by |t|"),
     "direction_match": Metric(1.0, 0.5, "sign of delta, DE genes"),
@@ -112,19 +112,17 @@ def mae(predicted: Floats, real: Floats) -> float:
 
 
 def weighted_r2(predicted: Floats, real: Floats, weights: Floats) -> float:
-    """Return 1 - weighted residual sum of squares / that about the real genes' weighted mean.
+    """Return 1 - weighted residual sum of squares / weighted sum of squares of the real deltas.
 
-    1 is perfect, 0 as good as their mean, and it can be negative. NaN for fewer than three genes,
-    or where the real values do not vary.
+    1 is perfect, 0 as good as no change at all, and it can be negative. The total is about zero,
+    not about the genes' mean: DE genes often move one way. NaN without a gene of weight.
 
     >>> weighted_r2(np.array([1.0, 2, 3]), np.array([1.0, 2, 3]), np.ones(3))
     1.0
     """
     both = np.isfinite(predicted) & np.isfinite(real) & (weights > 0)
-    if both.sum() < 3:
-        return float("nan")
     x, y, w = predicted[both], real[both], weights[both]
-    total = float(w @ (y - np.average(y, weights=w)) ** 2)
+    total = float(w @ y**2)
     return 1 - float(w @ (y - x) ** 2) / total if total > 0 else float("nan")
 
 
@@ -193,6 +191,7 @@ class Rivals:
 
     real: Floats  # (R, G) deltas, finite
     same: Bools  # (P, R) whether a rival is the prediction's own target, which is passed over
+    own: Ints  # (R,) column of the rival's own gene to leave out of distances to it; -1: none
     targets: int
     """Targets in all, the own one included; more than R + 1 where R are a sample."""
 
@@ -224,6 +223,10 @@ def farther(
     at = predicted[rows, own[rows]]
     distance[rows] -= np.abs(at[:, None] - rivals.real[:, own[rows]].T) ** power
     to_own[rows] -= np.abs(at - real[rows, own[rows]]) ** power
+    for r in np.flatnonzero(rivals.own >= 0):
+        gene = rivals.own[r]
+        term = np.abs(predicted[:, gene] - rivals.real[r, gene]) ** power
+        distance[:, r] -= np.where(own == gene, 0.0, term)
     difference = distance - to_own[:, None]
     near = np.abs(difference) <= 1e-9 * (np.abs(distance) + np.abs(to_own)[:, None])
     score = np.where(near, 0.5, difference > 0) * ~rivals.same
@@ -234,8 +237,10 @@ def farther(
 def discrimination_score(count: Floats, rivals: Ints, targets: int) -> Floats:
     """Return 1 - rank / P from the counts of :func:`farther`; rank 0 is the nearest of P targets.
 
-    cell-eval's and the Virtual Cell Challenge's score, 1 at best and (P + 1) / 2P by chance. Where
-    only some rivals were looked at, the rank among all P targets is their share times P - 1.
+    cell-eval's and the Virtual Cell Challenge's score, 1 at best and (P + 1) / 2P by chance. Chance
+    is more where the targets' own genes fall far and the panel is small: every rival is then far
+    from any prediction (:func:`centroid_accuracy` leaves their own genes out too). Of a sample of
+    rivals, the rank among all P targets is the share that is closer times P - 1.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         closer = 1 - count / rivals
