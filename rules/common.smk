@@ -14,7 +14,10 @@ wildcard_constraints:
     shard=r"\d+",
 
 
-FIGURES = ["qc", "loss", "cells", "volcano", "ranking", "heatmap", "measured"]
+FIGURES = [
+    *["qc", "loss", "cells", "volcano", "ranking", "heatmap", "measured"],
+    *["evaluation", "targets"],
+]
 
 
 def check_config():

@@ -44,6 +44,8 @@ rule build_db:
         ceiling="results/{run}/measured/ceiling.parquet",
         scores="results/{run}/rank/program_scores.parquet",
         rankings="results/{run}/rank/rankings.parquet",
+        metrics="results/{run}/evaluate/metrics.parquet",
+        summary="results/{run}/evaluate/summary.parquet",
         programs=programs_file,
     output:
         database="results/{run}/screen.duckdb",

@@ -122,3 +122,34 @@ use rule plot_qc as plot_measured with:
         ),
     log:
         "results/{run}/logs/plot_measured.log",
+
+
+use rule plot_qc as plot_evaluation with:
+    input:
+        store="results/{run}/store/store.json",
+        metrics="results/{run}/evaluate/metrics.parquet",
+        summary="results/{run}/evaluate/summary.parquet",
+    output:
+        figure=report(
+            "results/{run}/figures/evaluation.svg",
+            caption="../workflow/report/evaluation.rst",
+            category="Evaluation",
+            labels={"figure": "model, baselines and ceiling"},
+        ),
+    log:
+        "results/{run}/logs/plot_evaluation.log",
+
+
+use rule plot_qc as plot_targets with:
+    input:
+        store="results/{run}/store/store.json",
+        metrics="results/{run}/evaluate/metrics.parquet",
+    output:
+        figure=report(
+            "results/{run}/figures/targets.svg",
+            caption="../workflow/report/targets.rst",
+            category="Evaluation",
+            labels={"figure": "model and best baseline, target by target"},
+        ),
+    log:
+        "results/{run}/logs/plot_targets.log",

@@ -25,6 +25,10 @@ EVIDENCE = (
     "predicted_seen: generated, the knock-down was in the training cells; predicted_unseen: it"
     " was not; measured: the real cells. - is missing: not known or not computed."
 )
+DIFFERENCE = (
+    "difference: model minus baseline, with its 95 % bootstrap interval over targets; best is the"
+    " value of a perfect prediction. ceiling: one half of the held-out cells predicting the other."
+)
 DELTA = "delta: change of the gene in log1p CP10k, knock-down minus control; * the target itself."
 
 

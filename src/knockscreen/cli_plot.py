@@ -27,6 +27,7 @@ MOST_CELLS = 10_000
 """Pairs of cells behind the per-gene statistics at most."""
 FITTED_CELLS = 4_000
 """Training cells that the map is fitted on at most."""
+EVALUATED = ("split", "context", "target_gene", "method", "metric", "program", "value", "n")
 
 
 class PlotStage(Section):
@@ -293,6 +294,22 @@ def _measured(run: "RunTables", wish: Wish) -> "Figure":
     )
 
 
+def _evaluation(run: "RunTables", wish: Wish) -> "Figure":
+    from knockscreen.figures.evaluation import evaluation
+
+    rows = run.scan("evaluate/metrics.parquet", EVALUATED).collect()
+    beside = ("split", "context", "metric", "baseline", "low", "high")
+    summary = run.scan("evaluate/summary.parquet", beside).collect()
+    return evaluation(rows, summary, simulated=run.simulated)
+
+
+def _targets(run: "RunTables", wish: Wish) -> "Figure":
+    from knockscreen.figures.evaluation import targets
+
+    rows = run.scan("evaluate/metrics.parquet", EVALUATED).collect()
+    return targets(rows, simulated=run.simulated)
+
+
 FIGURES: dict[str, Callable[["RunTables", Wish], "Figure"]] = {
     "qc": _qc,
     "loss": _loss,
@@ -301,6 +318,8 @@ FIGURES: dict[str, Callable[["RunTables", Wish], "Figure"]] = {
     "ranking": _ranking,
     "heatmap": _heatmap,
     "measured": _measured,
+    "evaluation": _evaluation,
+    "targets": _targets,
 }
 OF_A_PROGRAM = ("volcano", "ranking", "heatmap", "measured")
 

@@ -41,7 +41,7 @@ UNCALIBRATED = (
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this module to the command line."""
-    for verb in (top, show, movers, compare, explain, runs, programs, contexts, sql):
+    for verb in (top, show, movers, compare, explain, runs, programs, contexts, metrics, sql):
         app.command(verb.__name__)(verb)
 
 
@@ -280,6 +280,41 @@ def contexts(format: FormatOption = "table", db: DbOption = None, run: RunOption
         frame = screen.contexts()
         rows = frame.iter_rows(named=True)
         _emit(screen, format, frame, lambda: out.table("contexts", columns, rows), [])
+
+
+def metrics(
+    context: Annotated[
+        str | None, typer.Option(help="factor=level[,factor=level]; else all taken together.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="screened, held_out_target or held_out_context.")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="One metric, e.g. pearson_delta.")] = None,
+    format: FormatOption = "table",
+    db: DbOption = None,
+    run: RunOption = None,
+) -> None:
+    """Show how good predictions are on held-out cells, beside baselines and the ceiling."""
+    columns = [
+        ("metric", text("metric")),
+        ("model", text("model_value")),
+        ("baseline", text("baseline")),
+        ("its value", text("baseline_value")),
+        ("difference", interval("difference", "low", "high")),
+        ("best", text("best")),
+        ("n", text("n")),
+        ("verdict", text("verdict")),
+    ]
+    with closing(_open(db, run)) as screen:
+        frame = screen.metrics(context, split=split, metric=metric)
+
+        def draw() -> None:
+            for name in frame["split"].unique(maintain_order=True):
+                of = frame.filter(frame["split"] == name)
+                title = f"{name}, {of['context'][0]}"
+                out.table(title, columns, of.iter_rows(named=True))
+
+        _emit(screen, format, frame, draw, [out.DIFFERENCE])
 
 
 def sql(

@@ -18,6 +18,7 @@ WRITERS = {
     "score": "score",
     "measured": "measure",
     "rank": "rank",
+    "evaluate": "evaluate",
 }
 """Folder of a run -> verb that writes it."""
 VERBS = {"screen/matched.npz": "generate-matched", "screen/candidates.parquet": "plan"}

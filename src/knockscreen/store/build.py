@@ -20,6 +20,7 @@ from knockscreen.config import NonNegative, Section, read_stage, read_values
 from knockscreen.errors import DataError
 from knockscreen.store import effects, tables
 from knockscreen.store.connection import SCHEMA_VERSION
+from knockscreen.store.evaluation import evaluation_tables
 from knockscreen.store.tables import json_text
 
 Progress = Callable[[int, int, str], None]
@@ -128,6 +129,8 @@ def _fill(
         effects.insert_context(connection, shards, key, name)
         effects.insert_measured(connection, measured, key, name)
     effects.check(connection, shards, measured)
+    for name, frame in evaluation_tables(results).items():
+        insert(connection, name, frame)
     insert(connection, "artifacts", tables.artifacts(results))
     _insert_run(connection, values, store, plan)
     progress(total, total, "done")

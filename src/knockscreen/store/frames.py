@@ -50,6 +50,11 @@ PROGRAMS: Schema = {
     "program": TEXT, "n_genes": INT, "n_panel_genes": INT, "status": TEXT, "control_status": TEXT,
     "description": TEXT, "source": TEXT,
 }  # fmt: skip
+METRICS: Schema = {
+    "split": TEXT, "context": TEXT, "metric": TEXT, "baseline": TEXT, "model_value": F64,
+    "baseline_value": F64, "difference": F64, "low": F64, "high": F64, "best": F64, "n": INT,
+    "verdict": TEXT,
+}  # fmt: skip
 CONTEXTS: Schema = {
     "context": TEXT, "is_pooled": BOOL, "pooled_over": TEXT, "n_cells": INT,
     "n_control_cells": INT,

@@ -208,6 +208,42 @@ comment on column ceilings.spearman_half is 'rank correlation of scores from two
 comment on column ceilings.ceiling is 'largest rank correlation to expect with the measured scores, sqrt(2r/(1+r)); NULL if r < 0';
 comment on column ceilings.splits is 'random splits';
 
+create table metrics (
+    split varchar, context varchar, target_gene_id varchar, target_gene varchar, method varchar,
+    metric varchar, program varchar, value double, best double, n bigint, reason varchar
+);
+comment on table metrics is 'How good predictions are, judged by held-out cells: model, baselines and ceiling; no rows if not evaluated';
+comment on column metrics.split is 'screened: test cells of trained knock-downs; held_out_target, held_out_context: never trained';
+comment on column metrics.context is 'see contexts; a pooled one is weighted by held-out cells, all = every context';
+comment on column metrics.target_gene_id is 'Ensembl id of the knocked-down gene; NULL for a value over all targets';
+comment on column metrics.target_gene is 'symbol of the knocked-down gene; all = over all targets';
+comment on column metrics.method is 'model, a baseline, split_half (one half of the held-out cells against the other) or ceiling (the same, correlations corrected to all cells); all = target not judged';
+comment on column metrics.metric is 'name of the metric, docs/evaluation.md defines each; all = target not judged';
+comment on column metrics.program is 'program of a program_spearman; NULL for their mean and for other metrics';
+comment on column metrics.value is 'value of the metric; NULL if undefined';
+comment on column metrics.best is 'value of a perfect prediction';
+comment on column metrics.n is 'held-out cells of the target; over all targets: targets with a value, or cells for a metric of cells';
+comment on column metrics.reason is 'why the value is NULL; over all targets: how many have none, and why';
+
+create table metric_differences (
+    split varchar, context varchar, metric varchar, baseline varchar, model_value double,
+    baseline_value double, difference double, low double, high double, best double, n bigint,
+    verdict varchar
+);
+comment on table metric_differences is 'The model minus each baseline and the ceiling, with intervals over targets';
+comment on column metric_differences.split is 'see metrics';
+comment on column metric_differences.context is 'see metrics';
+comment on column metric_differences.metric is 'see metrics';
+comment on column metric_differences.baseline is 'what the model is compared with: a baseline or the ceiling';
+comment on column metric_differences.model_value is 'mean of the model over the targets for which both have a value';
+comment on column metric_differences.baseline_value is 'mean of the baseline over the same targets';
+comment on column metric_differences.difference is 'model minus baseline';
+comment on column metric_differences.low is 'lower end of the 95 % bootstrap interval of the difference, targets resampled; NULL below 3 targets';
+comment on column metric_differences.high is 'upper end of that interval';
+comment on column metric_differences.best is 'value of a perfect prediction: 1 = higher is better, 0 = lower is better';
+comment on column metric_differences.n is 'targets compared, or cells for a metric of cells';
+comment on column metric_differences.verdict is 'of the model: wins, ties (the interval holds 0) or loses; NULL without an interval';
+
 create table artifacts (
     artifact varchar, stage varchar, digest varchar, seed bigint, settings varchar,
     inputs varchar, versions varchar, notes varchar

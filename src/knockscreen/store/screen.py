@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import polars as pl
 
-from knockscreen.store import queries, resolve, sql
+from knockscreen.store import evaluation, queries, resolve, sql
 from knockscreen.store.connection import connect, find_database
 
 
@@ -113,6 +113,12 @@ class Screen:
     def contexts(self) -> pl.DataFrame:
         """Return the contexts, separate ones first."""
         return queries.contexts(self._connection)
+
+    def metrics(
+        self, context: str | None = None, *, split: str | None = None, metric: str | None = None
+    ) -> pl.DataFrame:
+        """Return the model beside baselines and ceiling; see :func:`.evaluation.metrics`."""
+        return evaluation.metrics(self._connection, context, split=split, metric=metric)
 
     def sql(self, query: str) -> pl.DataFrame:
         """Return the rows of one reading SQL statement; see :func:`.sql.sql`."""
