@@ -24,6 +24,7 @@ VERBS = {
     "runs": (["runs"], frames.RUNS),
     "programs": (["programs"], frames.PROGRAMS),
     "contexts": (["contexts"], frames.CONTEXTS),
+    "metrics": (["metrics"], frames.METRICS),
     "sql": (["sql", "select program, count(*) as n from rankings group by program"], None),
 }
 

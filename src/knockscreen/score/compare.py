@@ -34,6 +34,8 @@ SCHEMA = {
     "verdict": pl.String,
 }
 """Columns of ``summary.parquet``; ``verdict`` is wins, ties, loses, or NULL where undecided."""
+RANK_RESAMPLES = 200
+"""Resamples of a rank correlation at most: each sorts all targets for every program."""
 FEWEST = 3
 """Targets that an interval needs."""
 
@@ -127,7 +129,7 @@ def _programs(
     value, against = (float(mean_spearman(made, real)) for made, real in sides)
     low = high = float("nan")
     if n >= FEWEST:
-        draws = rng.integers(0, n, (resamples, n))
+        draws = rng.integers(0, n, (min(resamples, RANK_RESAMPLES), n))
         ours, theirs = (mean_spearman(made[draws], real[draws]) for made, real in sides)
         if is_ceiling:
             theirs = np.array([perfect_predictor_correlation(r) for r in theirs])
