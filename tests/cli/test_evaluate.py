@@ -161,3 +161,20 @@ def test_a_screen_without_the_evaluated_targets_is_refused(place: Path, tmp_path
 def test_planted_effects_are_those_of_the_fixture() -> None:
     assert effect(0).tolist() == [0.0] * evaluated.G
     assert effect(1)[1] == -1.5
+
+
+def test_a_held_out_context_is_judged_beside_the_other_contexts_of_its_targets(
+    tmp_path: Path,
+) -> None:
+    place = write_evaluated(tmp_path / "place")
+    split = np.load(place / "store/split.npy")
+    target, donor = (np.load(place / f"store/{n}.npy") for n in ("target", "contexts"))
+    split[np.isin(target, [1, 2, 3]) & (donor[:, 0] == 1)] = 4
+    np.save(place / "store/split.npy", split)
+    metrics, _ = run(place, tmp_path / "out")
+    rows = metrics.filter(pl.col("split") == "held_out_context", pl.col("context") == "donor=D2")
+    assert set(rows["target_gene"]) == {"all", "ENSG1", "ENSG2", "ENSG3"}
+    assert not {"measured_training", "low_rank"} & set(rows["method"])
+    values = {m: value(metrics, "held_out_context", m, "pearson_delta")
+              for m in ("other_context", "additive", "perturbation_mean")}  # fmt: skip
+    assert min(values["other_context"], values["additive"]) > values["perturbation_mean"] + 0.2
