@@ -1,5 +1,6 @@
 """The training loop: the same run whether interrupted or not, and blind to the test cells."""
 
+import dataclasses
 import json
 import math
 from dataclasses import replace
@@ -272,6 +273,28 @@ def test_shares_of_panel_and_rest_add_up(store):
     shares = vae.mean_shares(store, store.rows(Split.TRAIN))
     assert shares.sum().item() == pytest.approx(1, abs=1e-5)
     assert shares[0].item() == pytest.approx(0.5, abs=0.1)  # half of every cell is off the panel
+
+
+def test_dispersion_by_moments_finds_the_one_of_simulated_counts(store):
+    rng = np.random.default_rng(0)
+    cells, truth = 20_000, np.array([0.3, 2.0, 8.0])
+    library = rng.uniform(500, 2000, cells).astype(np.float32)
+    context = np.arange(cells) % 2
+    mean = library[:, None] * np.array([0.002, 0.01, 0.05]) * np.where(context, 3, 1)[:, None]
+    counts = rng.poisson(mean * rng.gamma(truth, 1 / truth, (cells, 3)))
+
+    class Cells:
+        vocabulary = dataclasses.replace(store.vocabulary, gene_ids=("a", "b", "c"))
+        library_size = library
+
+        def context_index(self):
+            return context
+
+        def chunks(self, rows):
+            yield rows, counts[rows].astype(np.float32)
+
+    theta = vae.inverse_dispersions(Cells(), np.arange(cells)).numpy()
+    np.testing.assert_allclose(theta, truth, rtol=0.15)
 
 
 def test_flow_loss_is_the_mean_square_velocity_of_a_network_that_stands_still(store):

@@ -159,9 +159,17 @@ def test_every_parameter_learns(changes):
 def test_new_model_predicts_the_mean_shares_it_is_given():
     model = make(dispersion="cell")
     shares = torch.tensor([0.5, *([0.04] * 5), *([0.05] * 6)])
-    model.start_from_means(shares)
+    model.start_from_moments(shares, torch.ones(11))
     now = model.gene_table.weight @ model.head.weight[0]
     torch.testing.assert_close(now - now[0], (shares / shares[0]).log(), atol=1e-5, rtol=1e-5)
+
+
+def test_new_model_has_the_shared_dispersion_it_is_given():
+    model = make()
+    theta = torch.linspace(0.1, 9, 11)
+    model.start_from_moments(torch.full((12,), 1 / 12), theta)
+    z = torch.zeros(1, model.settings.size.latent_tokens, model.settings.size.latent_dim)
+    torch.testing.assert_close(model.decode(z, torch.tensor([100.0])).theta, theta)
 
 
 def test_removing_an_offset_undoes_it_up_to_a_limit():

@@ -142,8 +142,13 @@ class TransformerVAE(nn.Module):
             nn.init.constant_(self.to_log_variance.bias, -4.0)
 
     @torch.no_grad()
-    def start_from_means(self, shares: Tensor) -> None:
-        """Turn the gene table so that the new head predicts ``shares`` (G + 1,), rest first."""
+    def start_from_moments(self, shares: Tensor, theta: Tensor) -> None:
+        """Make the new head predict ``shares`` (G + 1,), rest first, and ``theta`` (G,).
+
+        Where the dispersion is of each cell, it is left to training.
+        """
+        if self.log_theta is not None:
+            self.log_theta.weight[1:, 0] = torch.log(theta)
         direction = self.head.weight[0]
         wanted = torch.log(shares.clamp_min(1e-7))
         wanted = wanted - wanted.mean()

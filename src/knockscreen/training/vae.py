@@ -115,6 +115,34 @@ def mean_shares(store: CellStore, rows: NDArray[np.int64]) -> Tensor:
     return torch.from_numpy(np.concatenate([[rest], total]) / library).float()
 
 
+def inverse_dispersions(store: CellStore, rows: NDArray[np.int64]) -> Tensor:
+    """Return the NB inverse dispersion (G,) of each panel gene over some rows, by moments.
+
+    With r a count over its library, ``Var r = E[r] E[1/library] + E[r]^2 / theta`` within a
+    context; numerator and denominator are summed over contexts. Between 0.05 and 20, and 20 for a
+    gene that varies no more than Poisson counts do.
+    """
+    context = store.context_index()
+    contexts = len(store.vocabulary.contexts)
+    cells = np.bincount(context[rows], minlength=contexts)[:, None]
+    sums = np.zeros((2, contexts, len(store.vocabulary.gene_ids)))
+    inverse = np.zeros((contexts, 1))
+    for piece, counts in store.chunks(rows):
+        library = np.asarray(store.library_size[piece], dtype=float)[:, None]
+        rate = counts / library
+        for c in np.unique(context[piece]):
+            mine = context[piece] == c
+            sums[0, c] += rate[mine].sum(0)
+            sums[1, c] += (rate[mine] ** 2).sum(0)
+            inverse[c] += (1 / library[mine]).sum()
+    mean = sums[0] / np.maximum(cells, 1)
+    variance = sums[1] / np.maximum(cells, 1) - mean**2
+    extra = variance - mean * inverse / np.maximum(cells, 1)
+    extra, square = (extra * cells).sum(0), (mean**2 * cells).sum(0)
+    theta = np.where(extra > square / 20, square / np.maximum(extra, 1e-30), 20.0)
+    return torch.from_numpy(np.clip(theta, 0.05, 20)).float()
+
+
 def fit_vae(
     store: CellStore,
     settings: VaeSettings,
@@ -133,7 +161,7 @@ def fit_vae(
     torch.manual_seed(seed)
     model = TransformerVAE(len(store.vocabulary.gene_ids), settings)
     train = store.rows(Split.TRAIN)
-    model.start_from_means(mean_shares(store, train))
+    model.start_from_moments(mean_shares(store, train), inverse_dispersions(store, train))
     if start is not None:
         start.apply(model)
     model.to(device)
