@@ -80,6 +80,7 @@ def train_vae(
     from knockscreen.checkpoint import require_same
     from knockscreen.config import NonNegative, Section, VaeConfig, expand_path, read_stage
     from knockscreen.data.cells import CellStore
+    from knockscreen.stages import code_digest
     from knockscreen.training import transfer
     from knockscreen.training import vae as training
     from knockscreen.training.effect import load_effects
@@ -105,7 +106,9 @@ def train_vae(
         _training(config.training),
         effects,
         seed=stage.seed,
-        vae_training=training.VaeTraining(config.kl_weight, config.thinning),
+        vae_training=training.VaeTraining(
+            config.kl_weight, config.thinning, code_digest("train_vae")
+        ),
         device=pick_device(),
         resume_dir=resume_dir,
         start=start,
@@ -173,6 +176,7 @@ def train_flow(
     from knockscreen.data.cells import CellStore
     from knockscreen.errors import DataError
     from knockscreen.models.velocity import FLOW_SIZES
+    from knockscreen.stages import code_digest
     from knockscreen.training import flow as training
     from knockscreen.training import transfer
     from knockscreen.training.effect import load_effects
@@ -196,12 +200,12 @@ def train_flow(
     if config.init_from is not None:
         start = transfer.FlowStart(expand_path(config.init_from), cells.vocabulary)
     _use_threads(config.training.workers)
+    dropout = config.condition_dropout, config.target_dropout
+    trained_as = training.FlowTraining(FLOW_SIZES[config.size], *dropout, code_digest("train_flow"))
     model, progress = training.fit_flow(
         cells,
         values,
-        training.FlowTraining(
-            FLOW_SIZES[config.size], config.condition_dropout, config.target_dropout
-        ),
+        trained_as,
         _training(config.training),
         effects,
         seed=stage.seed,

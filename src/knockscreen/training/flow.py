@@ -46,6 +46,8 @@ class FlowTraining:
     size: FlowSize
     condition_dropout: float
     target_dropout: float
+    version: str = ""
+    """Version of the training's code: a state of another one is not gone on from."""
 
 
 def latent_scaling(

@@ -49,6 +49,8 @@ class VaeTraining:
     kl_weight: float = 0.0
     thinning: float = 0.0
     """Share of the molecules hidden from the encoder, and predicted."""
+    version: str = ""
+    """Version of the training's code: a state of another one is not gone on from."""
 
 
 def make_loss(
