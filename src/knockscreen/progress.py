@@ -1,9 +1,10 @@
 """Progress of a long loop: a bar on a terminal, a few plain lines elsewhere."""
 
+import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
 log = logging.getLogger(__name__)
@@ -58,3 +59,20 @@ def _bar(chunks: Iterable[tuple[int, C]], total: int, what: str) -> Iterator[tup
         for offset, chunk in chunks:
             yield offset, chunk
             progress.advance(task, chunk.stop - chunk.start)
+
+
+@contextlib.contextmanager
+def bar(what: str, total: int, done: int = 0) -> Iterator[Callable[[], None]]:
+    """Yield a function to call after each of ``total`` steps, ``done`` of which are behind us.
+
+    It draws a bar on a terminal and nothing elsewhere, where the loop says its own lines.
+    """
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=total, completed=done)
+        yield lambda: progress.advance(task)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from knockscreen.artifacts import atomic
 from knockscreen.errors import ConfigError, DataError
+from knockscreen.progress import bar
 
 log = logging.getLogger(__name__)
 
@@ -209,39 +210,46 @@ class Trainer(Generic[M]):
         s, p = self.settings, self.progress
         recent: list[dict[str, float]] = []
         started = time.monotonic() - p.seconds
-        while p.step < s.steps and p.stale < s.patience:
-            rows = minibatch_rows(data.train, p.step, s.batch_size, self.seed)
-            self.model.train()
-            recent.append(self.step(rows))
-            if p.step % s.validate_every and p.step < s.steps:
-                continue
-            self._record("train", {k: float(np.mean([r[k] for r in recent])) for k in recent[0]})
-            recent = []
-            validated = self.validate(data)
-            self._record("validation", validated)
-            if not math.isfinite(validated["loss"]):
-                msg = (
-                    f"the validation loss is {validated['loss']} at step {p.step}; lower "
-                    f"training.learning_rate (now {s.learning_rate:g}) or lengthen training.warmup."
-                )
-                raise ConfigError(msg)
-            if validated["loss"] < p.best:
-                p.best, p.best_step, p.stale = validated["loss"], p.step, 0
-                self.best = {n: v.clone() for n, v in self.ema.items()}
-            else:
-                p.stale += 1
-            p.seconds = time.monotonic() - started
-            log.info(
-                "step %d/%d  validation %.5g (best %.5g at %d)  %.0f s",
-                p.step, s.steps, validated["loss"], p.best, p.best_step, p.seconds,
-            )  # fmt: skip
-            if resume_dir is not None:
-                self.keep(resume_dir)
+        with bar("training", s.steps, p.step) as advance:
+            while p.step < s.steps and p.stale < s.patience:
+                rows = minibatch_rows(data.train, p.step, s.batch_size, self.seed)
+                self.model.train()
+                recent.append(self.step(rows))
+                advance()
+                if p.step % s.validate_every and p.step < s.steps:
+                    continue
+                self._judge(data, recent)
+                recent = []
+                p.seconds = time.monotonic() - started
+                log.info(
+                    "step %d/%d  validation %.5g (best %.5g at %d)  %.0f s",
+                    p.step, s.steps, p.history[-1]["loss"], p.best, p.best_step, p.seconds,
+                )  # fmt: skip
+                if resume_dir is not None:
+                    self.keep(resume_dir)
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(self.best[name])
         self.model.eval()
         return p
+
+    def _judge(self, data: Data, recent: list[dict[str, float]]) -> None:
+        """Validate, record the losses, and keep the averaged weights if they are the best yet."""
+        s, p = self.settings, self.progress
+        self._record("train", {k: float(np.mean([r[k] for r in recent])) for k in recent[0]})
+        validated = self.validate(data)
+        self._record("validation", validated)
+        if not math.isfinite(validated["loss"]):
+            msg = (
+                f"the validation loss is {validated['loss']} at step {p.step}; lower "
+                f"training.learning_rate (now {s.learning_rate:g}) or lengthen training.warmup."
+            )
+            raise ConfigError(msg)
+        if validated["loss"] < p.best:
+            p.best, p.best_step, p.stale = validated["loss"], p.step, 0
+            self.best = {n: v.clone() for n, v in self.ema.items()}
+        else:
+            p.stale += 1
 
     def _record(self, split: str, losses: dict[str, float]) -> None:
         self.progress.history.append({"step": self.progress.step, "split": split, **losses})
