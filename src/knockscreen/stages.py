@@ -112,7 +112,8 @@ def modules(entries: Iterable[str]) -> list[Path]:
     while queue:
         path = queue.pop()
         name = path.relative_to(SOURCE).as_posix()
-        if path not in found and path.stem not in PLUMBING and name not in OPTIMISATION:
+        plumbing = name.removesuffix(".py").split("/")[0] in PLUMBING
+        if path not in found and not plumbing and name not in OPTIMISATION:
             found.add(path)
             queue |= files_of(imported(path.read_text()))
     return sorted(found)

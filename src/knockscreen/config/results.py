@@ -1,0 +1,37 @@
+"""Sections of the configuration after the generated cells: rankings, evaluation, report."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from knockscreen.config.base import Fraction, Positive, Section
+
+
+class RankConfig(Section):
+    """How scores become rankings."""
+
+    pool_over: list[str] = Field(description="factors with a pooled row too")
+    interval: Fraction = Field(description="coverage of the rank interval")
+    resamples: Positive = Field(description="bootstrap resamples of the interval")
+
+
+class EvaluateConfig(Section):
+    """How predictions are judged by held-out cells."""
+
+    splits: Literal["all"] | list[str] = Field(description="held-out cells; all: what there is")
+    min_cells: Positive = Field(description="least held-out cells per target and context")
+    neighbours: Positive = Field(description="genes of the k-nearest baseline")
+    components: Positive = Field(description="components of the low-rank baseline")
+    references: Positive = Field(description="targets that each is told apart from at most")
+    cells: Positive = Field(description="cells compared per context at most")
+    resamples: Positive = Field(description="bootstrap resamples over targets")
+
+
+class ReportConfig(Section):
+    """Figures and report."""
+
+    program: str = Field(description="program shown first")
+    knockdown: str | None = Field(description="knock-down of the volcano figure; null: the top one")
+    embedding: Literal["pca", "umap"] = Field(description="map of real and generated cells")
+    top: Positive = Field(description="knock-downs shown in rankings and heatmaps")
+    cells: Positive = Field(description="cells shown per group in the map")
