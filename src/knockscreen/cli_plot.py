@@ -310,6 +310,16 @@ def _targets(run: "RunTables", wish: Wish) -> "Figure":
     return targets(rows, simulated=run.simulated)
 
 
+def _sweep(run: "RunTables", wish: Wish) -> "Figure":
+    from knockscreen.artifacts import read_json
+    from knockscreen.figures.sweep import sweep
+    from knockscreen.sweep.table import SCHEMA
+
+    rows = run.scan("sweep/sweep.parquet", tuple(SCHEMA)).collect()
+    chosen = read_json(run.path("sweep/chosen.json"))
+    return sweep(rows, chosen, tolerance=chosen["tolerance"], simulated=run.simulated)
+
+
 FIGURES: dict[str, Callable[["RunTables", Wish], "Figure"]] = {
     "qc": _qc,
     "loss": _loss,
@@ -320,6 +330,7 @@ FIGURES: dict[str, Callable[["RunTables", Wish], "Figure"]] = {
     "measured": _measured,
     "evaluation": _evaluation,
     "targets": _targets,
+    "sweep": _sweep,
 }
 OF_A_PROGRAM = ("volcano", "ranking", "heatmap", "measured")
 

@@ -12,7 +12,7 @@ from knockscreen.models.velocity import VelocitySettings
 from knockscreen.names import NTC, Evidence, parse_context
 from knockscreen.nn.blocks import swiglu_width
 
-EVALUATIONS = {"euler": 1, "midpoint": 2, "heun": 2, "ab2": 1, "dopri5": 12}
+EVALUATIONS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4, "ab2": 1, "dopri5": 12}
 """Evaluations of the velocity per solver step."""
 
 CANDIDATES = {

@@ -63,11 +63,12 @@ STAGES: dict[str, Stage] = {
     "measure": Stage(("cli_score.py::measure",), ("seed", "programs", "rank")),
     "rank": Stage(("cli_score.py::rank",), ("seed", "rank")),
     "evaluate": Stage(("cli_evaluate.py::evaluate",), ("seed", "programs", "rank", "evaluate")),
+    "sweep": Stage(("cli_sweep.py::sweep",), ("seed", "screen", "evaluate", "sweep")),
     "build_db": Stage(
         ("cli_store.py::build_db",),
         (
             *("run", "seed", "data", "simulate", "qc", "panel", "splits", "programs"),
-            *("effect", "vae", "flow", "screen", "rank", "evaluate", "report"),
+            *("effect", "vae", "flow", "screen", "rank", "evaluate", "sweep", "report"),
         ),
         files=("store/*.sql",),
     ),
