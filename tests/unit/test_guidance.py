@@ -125,10 +125,9 @@ class Spy:
 def test_conditions_are_dropped_independently_so_each_is_learned_without_the_other(planted):
     spy, n = Spy(planted.model.net), 20_000
     settings = replace(FLOW, condition_dropout=0.3, target_dropout=0.0)
-    loss = FlowLoss(
-        torch.zeros(1, 1, 1), torch.zeros(1, 2, dtype=torch.int64), torch.ones(1, dtype=torch.int64),
-        torch.ones(5, planted.width), settings,
-    )  # fmt: skip
+    contexts, target = torch.zeros(1, 2, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
+    features = torch.ones(5, planted.width)
+    loss = FlowLoss(torch.zeros(1, 1, 1), contexts, target, features, settings)
     loss(spy, np.zeros(n, dtype=np.int64), torch.Generator().manual_seed(0))
     donor = spy.seen.contexts[:, 0] == spy.settings.levels[0]
     time = spy.seen.contexts[:, 1] == spy.settings.levels[1]
