@@ -33,7 +33,8 @@ import json, resource, subprocess, sys, time
 start = time.perf_counter()
 code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
 usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(json.dumps([code, time.perf_counter() - start, usage.ru_maxrss / 1024]))
+seconds = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
+print(json.dumps([code, *seconds, usage.ru_maxrss / 1024]))
 """
 
 
@@ -138,8 +139,8 @@ def write_screen(folder: Path, world: World) -> None:
     (folder / "programs.tsv").write_text("program\tgene\tweight\n" + "".join(rows))
 
 
-def measure(folder: Path) -> tuple[float, float]:
-    """Return seconds and peak MB of the verb."""
+def measure(folder: Path) -> list[float]:
+    """Return seconds, CPU seconds and peak MB of the verb."""
     values = read_values(str(ROOT / "config/config.yaml"))
     values["programs"]["file"] = str(folder / "programs.tsv")
     values["rank"]["pool_over"] = []
@@ -157,10 +158,10 @@ def measure(folder: Path) -> tuple[float, float]:
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "2"},
     )
-    code, seconds, megabytes = json.loads(done.stdout)
+    code, *numbers = json.loads(done.stdout)
     if code:
         sys.exit(done.stderr)
-    return seconds, megabytes
+    return [float(number) for number in numbers]
 
 
 def main() -> None:
@@ -171,17 +172,17 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=24, help="per target and context")
     options = parser.parse_args()
     start = time.perf_counter()
-    print("| targets | contexts | genes | cells | seconds | peak MB |")
-    print("|--:|--:|--:|--:|--:|--:|", flush=True)
+    print("| targets | contexts | genes | cells | seconds | CPU seconds | peak MB |")
+    print("|--:|--:|--:|--:|--:|--:|--:|", flush=True)
     for targets in options.targets:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             world = World(targets, options.contexts, options.genes)
             write_store(folder / "store", world, options.cells, targets // 10)
             write_screen(folder, world)
-            seconds, megabytes = measure(folder)
+            numbers = [round(number) for number in measure(folder)]
         cells = (targets + 50) * options.contexts * options.cells
-        row = (targets, options.contexts, options.genes, cells, round(seconds), round(megabytes))
+        row = (targets, options.contexts, options.genes, cells, *numbers)
         print("| " + " | ".join(f"{value:,}" for value in row) + " |", flush=True)
     print(f"\n{time.perf_counter() - start:.0f} s in all, writing the input included.")
 

@@ -28,6 +28,10 @@ MOST_CELLS = 10_000
 FITTED_CELLS = 4_000
 """Training cells that the map is fitted on at most."""
 EVALUATED = ("split", "context", "target_gene", "method", "metric", "program", "value", "n")
+SWEPT = (
+    *("part", "solver", "steps", "strategy", "context_weight", "perturbation_weight"),
+    *("metric", "value", "difference", "low", "high", "verdict"),
+)
 
 
 class PlotStage(Section):
@@ -313,9 +317,8 @@ def _targets(run: "RunTables", wish: Wish) -> "Figure":
 def _sweep(run: "RunTables", wish: Wish) -> "Figure":
     from knockscreen.artifacts import read_json
     from knockscreen.figures.sweep import sweep
-    from knockscreen.sweep.table import SCHEMA
 
-    rows = run.scan("sweep/sweep.parquet", tuple(SCHEMA)).collect()
+    rows = run.scan("sweep/sweep.parquet", SWEPT).collect()
     chosen = read_json(run.path("sweep/chosen.json"))
     return sweep(rows, chosen, tolerance=chosen["tolerance"], simulated=run.simulated)
 

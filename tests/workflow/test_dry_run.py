@@ -36,6 +36,16 @@ def test_scenario_runs_every_stage(workplace: Workplace, scenario: str) -> None:
     assert jobs["generate"] == jobs["score"] == shards
 
 
+def test_a_fork_of_snakemake_says_what_the_command_says(workplace: Workplace) -> None:
+    by_command = workplace.run("--dry-run", "--configfile", TINY)
+    assert workplace.jobs("--configfile", TINY) == workplace.counted(by_command)
+    broken = workplace.overlay({"flow": {"size": "huge"}})
+    same = [call("--dry-run", "--configfile", broken) for call in (workplace.run, workplace.look)]
+    assert same[0].returncode == same[1].returncode == 1
+    said = [done.stdout + done.stderr for done in same]
+    assert all("key 'flow.size' in the configuration is 'huge'" in text for text in said)
+
+
 def test_both_entries_have_the_same_jobs(workplace: Workplace) -> None:
     root = workplace.jobs("--configfile", TINY)
     assert workplace.jobs("--configfile", TINY, entry="workflow/Snakefile") == root
@@ -43,7 +53,7 @@ def test_both_entries_have_the_same_jobs(workplace: Workplace) -> None:
 
 
 def test_workflow_is_lint_clean(workplace: Workplace) -> None:
-    linted = workplace.run("--lint")
+    linted = workplace.look("--lint")
     assert "in a good condition" in linted.stdout + linted.stderr
 
 
@@ -83,7 +93,7 @@ def test_slurm_profile_asks_for_a_gpu_where_a_model_runs() -> None:
 def test_mistake_in_the_configuration_is_named(
     workplace: Workplace, values: dict[str, object], sentence: str
 ) -> None:
-    done = workplace.run("--dry-run", "--configfile", workplace.overlay(values))
+    done = workplace.look("--dry-run", "--configfile", workplace.overlay(values))
     assert done.returncode != 0
     assert sentence in done.stdout + done.stderr
 
