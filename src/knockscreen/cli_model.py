@@ -52,11 +52,24 @@ def fit_effects(settings: Settings, store: Store, output_dir: OutputDir) -> None
         features=config.features if named else str(expand_path(config.features)),
         feature_dims=config.feature_dims,
         rank=config.rank if config.model == "low_rank" else 0,
+        keep_cells=config.keep_cells,
     )
     notes: dict[str, object] = {
-        "components": 0 if model.linear is None else len(model.linear.basis),
+        "effects": 0 if model.linear is None else sum(model.trained),
         "targets": sum(model.trained),
+        "weights": None if model.linear is None else model.linear.unseen.weights.round(4).tolist(),
     }
+    known = set(model.featured())
+    pairs = zip(model.vocabulary.gene_ids, model.vocabulary.genes, strict=True)
+    without = [gene for gene_id, gene in pairs if gene_id not in known]
+    notes["genes_without_features"] = len(without)
+    if known and without:
+        log.info(
+            "%d of %d panel genes have no features, so their knock-down is predicted only where it"
+            " was trained: %s%s",
+            len(without), len(model.vocabulary.gene_ids), ", ".join(without[:5]),
+            ", ..." if len(without) > 5 else "",
+        )  # fmt: skip
     path = output_dir / "effect.safetensors"
     fitting.save_effects(path, model, notes)
     write_manifest(
@@ -66,7 +79,7 @@ def fit_effects(settings: Settings, store: Store, output_dir: OutputDir) -> None
         settings=config.model_dump(),
         notes=notes,
     )
-    log.info("%s components of %s targets -> %s", notes["components"], notes["targets"], path)
+    log.info("effects of %s knock-downs -> %s", notes["effects"], path)
 
 
 def train_vae(

@@ -70,8 +70,10 @@ def _read_rows(path: Path) -> list[list[str]]:
         raise DataError(msg) from None
 
 
-def read_table(path: Path | str, store: CellStore) -> NDArray[np.float32]:
-    """Return features (G, F) from a user's table: a gene column (symbol or id), then numbers.
+def read_table(
+    path: Path | str, gene_ids: tuple[str, ...], genes: tuple[str, ...]
+) -> NDArray[np.float32]:
+    """Return standardised features (N, F) of genes from a user's table: symbol or id, then numbers.
 
     Raises
     ------
@@ -108,9 +110,8 @@ def read_table(path: Path | str, store: CellStore) -> NDArray[np.float32]:
             )
             raise DataError(msg)
         table[row[0]] = values
-    v = store.vocabulary
-    out = np.full((len(v.gene_ids), width), np.nan, dtype=np.float32)
-    for i, (gene_id, gene) in enumerate(zip(v.gene_ids, v.genes, strict=True)):
+    out = np.full((len(gene_ids), width), np.nan, dtype=np.float32)
+    for i, (gene_id, gene) in enumerate(zip(gene_ids, genes, strict=True)):
         if gene_id != gene and gene_id in table and gene in table:
             msg = (
                 f"gene feature table {path} has {gene} twice, as '{gene}' and as '{gene_id}'; "
@@ -121,15 +122,16 @@ def read_table(path: Path | str, store: CellStore) -> NDArray[np.float32]:
         if found is not None:
             out[i] = found
     if np.isnan(out).all():
-        raise DataError(_foreign(path, list(table), store))
+        raise DataError(_foreign(path, list(table), gene_ids, genes))
     mean, sd = np.nanmean(out, 0), np.nanstd(out, 0)
     return np.asarray((out - mean) / np.where(sd > 0, sd, 1), dtype=np.float32)
 
 
-def _foreign(path: Path, names: list[str], store: CellStore) -> str:
+def _foreign(
+    path: Path, names: list[str], gene_ids: tuple[str, ...], genes: tuple[str, ...]
+) -> str:
     """Return the sentence for a table without a gene of the panel, and what may be the matter."""
-    v = store.vocabulary
-    known = {*v.genes, *v.gene_ids}
+    known = {*genes, *gene_ids}
     upper = {name.upper() for name in known}
     if any(name.split(".")[0] in known for name in names):
         cure = "take the version off the ids"
@@ -140,6 +142,6 @@ def _foreign(path: Path, names: list[str], store: CellStore) -> str:
     else:
         cure = "give symbols or Ensembl ids of the same species"
     return (
-        f"gene feature table {path} has none of the {len(v.genes)} panel genes: its first is "
-        f"'{names[0]}', the panel's are like '{v.genes[0]}' or '{v.gene_ids[0]}'; {cure}."
+        f"gene feature table {path} has none of the {len(genes)} panel genes: its first is "
+        f"'{names[0]}', the panel's are like '{genes[0]}' or '{gene_ids[0]}'; {cure}."
     )
