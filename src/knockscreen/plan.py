@@ -59,8 +59,10 @@ def list_candidates(known: Known, which: str, shards: int) -> pl.DataFrame:
         evidence = Evidence.PREDICTED_SEEN if seen else Evidence.PREDICTED_UNSEEN
         if seen or featured:
             status = "screened"
-        elif cells.get(gene_id, 0) == 0 or gene_id in v.gene_ids:
+        elif cells.get(gene_id, 0) == 0:
             status = "not_expressed"
+        elif gene_id in v.gene_ids:
+            status = "no_features"
         else:
             status = "filtered"
         rows.append((symbols.get(gene_id, gene_id), gene_id, str(evidence), status))
