@@ -3,10 +3,11 @@
 python benchmarks/held_out.py run [TARGET ...]
 python benchmarks/held_out.py show
 
-Most targets are not among the 303 genes of the file, so co-expression there cannot describe them. Gene
-features come from other cells instead: the principal components of 2,700 PBMC (10x Genomics), cell
-types centred, written as a table of the kind that effect.features takes. Training is short, as the
-mean effect of an unseen target does not come from the networks. Runs are results/without-TARGET.
+Most targets are not among the 303 genes of the file, so co-expression there cannot describe them.
+Gene features come from other cells instead: the principal components of 2,700 PBMC (10x Genomics),
+cell types centred, written as a table of the kind that effect.features takes. Training is short,
+as the mean effect of an unseen target does not come from the networks. Runs are
+results/without-TARGET.
 """
 
 import os
