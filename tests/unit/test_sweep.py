@@ -6,6 +6,7 @@ import pytest
 from scipy.spatial.distance import cdist, pdist
 
 from fixtures.models import CONTEXTS, load_sampler
+from knockscreen.figures.sweep import sweep as draw
 from knockscreen.sampling import Guidance
 from knockscreen.score.populations import Space, energy_distance, r_squared
 from knockscreen.sweep import guidance, solvers
@@ -190,3 +191,48 @@ def test_resamples_hold_as_many_targets_as_there_are():
     assert (drawn[0] == 1).all()
     assert (drawn.sum(axis=1) == 7).all()
     assert len(np.unique(drawn, axis=0)) > 20
+
+
+def swept() -> pl.DataFrame:
+    """Both parts of a sweep, by hand: two solvers, no guidance and one weight."""
+    rows = [
+        Setting(solver, steps).row("solver", metric, value, n=1)
+        for solver, steps, values in (
+            ("euler", 4, (4, 0.3, 0.2)), ("ab2", 4, (4, 0.05, 0.02)), ("dopri5", 10, (80, 0, 0)),
+        )
+        for metric, value in zip(("evaluations", "effect_error", "cell_error"), values, strict=True)
+    ]  # fmt: skip
+    for metric in ("pearson_delta", "centroid_accuracy", "mae_delta", "mean_r2", "variance_r2"):
+        rows.append(Setting("ab2", 4).row("guidance", metric, 0.5, n=20))
+        change = {"difference": 0.1, "low": 0.05, "high": 0.15, "verdict": "wins", "n": 20}
+        rows.append(Setting("ab2", 4, STRONG).row("guidance", metric, 0.6, **change))
+    return frame(rows)
+
+
+CHOSEN = {
+    "screen": {"solver": "ab2", "steps": 4, "guidance": vars(STRONG)},
+    "judged_by": {"split": "validation", "knockdowns": 20, "cells": 1234},
+}
+
+
+def test_the_figure_says_what_was_chosen_and_by_whom_and_leaves_no_panel_unexplained():
+    figure = draw(swept(), CHOSEN, tolerance=0.1)
+    said = " ".join(text.get_text() for text in figure.texts)
+    assert "ab2 with 4 steps; nested guidance, context 1 and knock-down 2" in said
+    assert "1,234 cells of 20 knock-downs" in said
+    panels = {ax.get_title(loc="left").strip(): ax for ax in figure.axes}
+    curves = {line.get_label(): line.get_ydata() for line in panels["Error of effects"].get_lines()}
+    assert curves["euler"].tolist() == [0.3]
+    assert curves["ab2"].tolist() == [0.05]
+    assert "dopri5" not in curves, "its error is none by definition"
+    missing = panels["energy distance"].texts
+    assert any("No value without guidance" in text.get_text() for text in missing)
+    bars = [list(line.get_ydata()) for line in panels["pearson delta"].get_lines()]
+    assert pytest.approx([0.55, 0.65]) in bars, "the interval of the difference, about the value without guidance"
+
+
+def test_the_figure_of_a_sweep_without_weights_says_no_guidance():
+    none = CHOSEN | {"screen": CHOSEN["screen"] | {"guidance": vars(NONE)}}
+    alone = swept().filter(pl.col("difference").is_null())
+    said = " ".join(text.get_text() for text in draw(alone, none, tolerance=0.1).texts)
+    assert "no guidance" in said

@@ -16,11 +16,11 @@ from knockscreen.score.metrics import ALL
 SOLVERS = ("euler", "midpoint", "heun", "rk4", "ab2")
 STRATEGIES = ("nested", "joint", "additive")
 ERRORS = {
-    "effect_error": "Effects: error of the solver",
-    "cell_error": "Cells: error of the solver",
+    "effect_error": "Error of effects",
+    "cell_error": "Error of cells",
 }
 UNITS = {
-    "effect_error": "RMSE / standard error of the draws",
+    "effect_error": "RMSE / standard error",
     "cell_error": "RMSE / s.d. between cells",
 }
 METRICS = (
@@ -52,25 +52,21 @@ def sweep(
         title="Solver, steps and guidance, chosen by validation cells",
         subtitle=f"Chosen: {screen['solver']} with {screen['steps']} steps; {_named(g)}. Judged by "
         f"{by['cells']:,} cells of {by['knockdowns']} knock-downs.",
-        note="Above: distance from the exact solver with the same noise; the dashed line is the "
-        "largest error to accept, the ring the choice. Below: the value without guidance (dotted "
+        note="Above: distance from the exact solver with the same noise, of effects over the "
+        "standard error of the screen's draws; the dashed line is the largest error to accept, the "
+        "ring the choice. Below: the value without guidance (dotted "
         "line) and with it; bars are the interval of the difference over targets, as wide as the "
         "number of settings asks for, filled where it leaves out 0.",
         simulated=simulated,
     )
-    figure = style.new_figure(9.6, 7.4, page)
-    grid = figure.add_gridspec(3, 6, height_ratios=(1.15, 1, 1))
-    for k, metric in enumerate(ERRORS):
-        ax = figure.add_subplot(grid[0, 3 * k : 3 * k + 3])
+    figure = style.new_figure(9.6, 7.2, page)
+    axes = figure.subplots(3, 3, gridspec_kw={"height_ratios": (1.15, 1, 1)})
+    for ax, metric in zip(axes[0], ERRORS, strict=False):
         _errors(ax, table, metric, screen, tolerance)
-        if k == 0:
-            ax.legend(loc="lower left", ncols=2)
     rows = table.filter(pl.col("part") == "guidance")
-    for k, metric in enumerate(METRICS):
-        ax = figure.add_subplot(grid[1 + k // 3, 2 * (k % 3) : 2 * (k % 3) + 2])
+    for ax, metric in zip(axes[1:].ravel(), METRICS, strict=True):
         _weights(ax, rows.filter(pl.col("metric") == metric), metric)
-        if k == 0:
-            _legend(ax, rows)
+    _legend(axes[0, 2], axes[0, 0].get_lines(), rows)
     return figure
 
 
@@ -161,8 +157,13 @@ def _lines(rows: pl.DataFrame) -> list[tuple[str, float | None]]:
     return found
 
 
-def _legend(ax: Axes, rows: pl.DataFrame) -> None:
-    handles = [
+def _legend(ax: Axes, solvers: list[Line2D], rows: pl.DataFrame) -> None:
+    """Name the solvers of the upper panels and the strategies of the lower ones."""
+    ax.set_axis_off()
+    named = [line for line in solvers if not str(line.get_label()).startswith("_")]
+    above = ax.legend(handles=named, title="solver", alignment="left", ncols=3, loc="upper left")
+    ax.add_artist(above)
+    strategies = [
         Line2D(
             [], [], color=style.CATEGORIES[STRATEGIES.index(strategy)],
             linestyle=(0, (3, 2)) if context not in (None, 1.0) else "-",
@@ -170,4 +171,4 @@ def _legend(ax: Axes, rows: pl.DataFrame) -> None:
         )
         for strategy, context in _lines(rows)
     ]  # fmt: skip
-    ax.legend(handles=handles, fontsize=6.5, loc="best")
+    ax.legend(handles=strategies, title="guidance", alignment="left", loc="lower left")
