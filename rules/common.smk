@@ -90,6 +90,11 @@ def programs_file(wildcards):
     return existing(config["programs"]["file"], "programs.file")
 
 
+def controls_file(wildcards):
+    """The table of positive controls."""
+    return existing(config["gate"]["controls"], "gate.controls")
+
+
 def vae_start(wildcards):
     """The checkpoint that the VAE starts from, if any."""
     start = config["vae"]["init_from"]

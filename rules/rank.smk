@@ -1,5 +1,36 @@
+rule gate:
+    input:
+        store="results/{run}/store/store.json",
+        candidates="results/{run}/screen/candidates.parquet",
+        predicted=all_shards("results/{run}/score/programs/{shard}.parquet"),
+        measured="results/{run}/measured/programs.parquet",
+        controls=controls_file,
+    output:
+        controls="results/{run}/gate/controls.parquet",
+        gates="results/{run}/gate/gates.parquet",
+    log:
+        "results/{run}/logs/gate.log",
+    benchmark:
+        "results/{run}/benchmarks/gate.tsv"
+    conda:
+        "../envs/knockscreen.yaml"
+    resources:
+        mem_mb=2000,
+    params:
+        store=subpath(input.store, parent=True),
+        predicted="results/{run}/score/programs",
+        folder=subpath(output.gates, parent=True),
+        settings=settings("gate"),
+        code=code("gate"),
+    shell:
+        "knockscreen gate --programs-dir {params.predicted} --measured {input.measured}"
+        " --candidates {input.candidates} --store {params.store} --output-dir {params.folder}"
+        " --settings {params.settings:q} 2> {log}"
+
+
 rule rank:
     input:
+        gates="results/{run}/gate/gates.parquet",
         store="results/{run}/store/store.json",
         candidates="results/{run}/screen/candidates.parquet",
         predicted=all_shards("results/{run}/score/programs/{shard}.parquet"),
@@ -25,7 +56,7 @@ rule rank:
     shell:
         "knockscreen rank --programs-dir {params.predicted} --measured {input.measured}"
         " --candidates {input.candidates} --store {params.store} --output-dir {params.folder}"
-        " --settings {params.settings:q} 2> {log}"
+        " --gates {input.gates} --settings {params.settings:q} 2> {log}"
 
 
 rule build_db:
@@ -44,6 +75,8 @@ rule build_db:
         ceiling="results/{run}/measured/ceiling.parquet",
         scores="results/{run}/rank/program_scores.parquet",
         rankings="results/{run}/rank/rankings.parquet",
+        gates="results/{run}/gate/gates.parquet",
+        controls="results/{run}/gate/controls.parquet",
         metrics="results/{run}/evaluate/metrics.parquet",
         summary="results/{run}/evaluate/summary.parquet",
         programs=programs_file,

@@ -43,7 +43,7 @@ from knockscreen.config.reading import (
     read_values,
     validate,
 )
-from knockscreen.config.results import EvaluateConfig, RankConfig, ReportConfig
+from knockscreen.config.results import EvaluateConfig, GateConfig, RankConfig, ReportConfig
 
 __all__ = [
     "DATA_FOLDER",
@@ -57,6 +57,7 @@ __all__ = [
     "EvaluateConfig",
     "FlowConfig",
     "Fraction",
+    "GateConfig",
     "GuidanceConfig",
     "HeldOutContext",
     "InputPath",

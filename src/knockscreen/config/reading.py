@@ -17,7 +17,7 @@ from knockscreen.config.data import (
     SplitsConfig,
 )
 from knockscreen.config.model import EffectConfig, FlowConfig, ScreenConfig, VaeConfig
-from knockscreen.config.results import EvaluateConfig, RankConfig, ReportConfig
+from knockscreen.config.results import EvaluateConfig, GateConfig, RankConfig, ReportConfig
 from knockscreen.errors import ConfigError, suggest
 
 
@@ -38,6 +38,7 @@ class Config(Section):
     vae: VaeConfig
     flow: FlowConfig
     screen: ScreenConfig
+    gate: GateConfig
     rank: RankConfig
     evaluate: EvaluateConfig
     report: ReportConfig
