@@ -35,7 +35,7 @@ rule rank:
         candidates="results/{run}/screen/candidates.parquet",
         predicted=all_shards("results/{run}/score/programs/{shard}.parquet"),
         measured="results/{run}/measured/programs.parquet",
-        programs=programs_file,
+        programs=program_files,
     output:
         scores="results/{run}/rank/program_scores.parquet",
         rankings="results/{run}/rank/rankings.parquet",
@@ -79,7 +79,7 @@ rule build_db:
         controls="results/{run}/gate/controls.parquet",
         metrics="results/{run}/evaluate/metrics.parquet",
         summary="results/{run}/evaluate/summary.parquet",
-        programs=programs_file,
+        programs=program_files,
     output:
         database="results/{run}/screen.duckdb",
     log:
@@ -95,5 +95,5 @@ rule build_db:
         settings=settings("build_db"),
         code=code("build_db"),
     shell:
-        "knockscreen build-db --results-dir {params.folder} --programs {input.programs}"
+        "knockscreen build-db --results-dir {params.folder} --programs {input.programs[0]}"
         " --output {output.database} --settings {params.settings:q} 2> {log}"

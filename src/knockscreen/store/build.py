@@ -16,8 +16,9 @@ import duckdb
 import polars as pl
 
 from knockscreen import artifacts
-from knockscreen.config import NonNegative, Section, read_stage, read_values
+from knockscreen.config import NonNegative, ProgramsConfig, Section, read_stage, read_values
 from knockscreen.errors import DataError
+from knockscreen.score.program_files import all_programs, read_programs
 from knockscreen.store import effects, tables
 from knockscreen.store.connection import SCHEMA_VERSION
 from knockscreen.store.evaluation import evaluation_tables
@@ -42,6 +43,7 @@ class DatabaseStage(Section):
 
     run: str
     seed: NonNegative
+    programs: ProgramsConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,12 @@ def build(
     """
     stage = read_stage(DatabaseStage, settings)
     values = {"run": stage.run, "seed": stage.seed, "config": json_text(read_values(settings))}
+    table = _programs(programs, stage.programs)
     with artifacts.atomic(output) as temporary:
         try:
             with duckdb.connect(temporary) as connection:
                 _limit(connection, resources or Resources())
-                _fill(connection, results, programs, values, progress)
+                _fill(connection, results, table, values, progress)
                 connection.execute("checkpoint")
             _verify(temporary)
         except duckdb.Error as error:
@@ -97,10 +100,17 @@ def build(
     return output
 
 
+def _programs(path: Path, settings: ProgramsConfig | None) -> pl.DataFrame:
+    """Return the programs of the file, and of the further files that the settings name."""
+    if settings is None:
+        return read_programs(path)
+    return all_programs(settings.model_copy(update={"file": str(path)}))
+
+
 def _fill(
     connection: duckdb.DuckDBPyConnection,
     results: Path,
-    programs: Path,
+    programs: pl.DataFrame,
     values: dict[str, Any],
     progress: Progress,
 ) -> None:

@@ -15,7 +15,6 @@ import polars.selectors as cs
 from knockscreen.artifacts import read_json, versions
 from knockscreen.errors import DataError
 from knockscreen.names import GENE, GENE_ID, NTC, TARGET_GENE, TARGET_GENE_ID, parse_context
-from knockscreen.score.programs import read_programs
 from knockscreen.store.connection import SCHEMA_VERSION
 
 MAX_KEYS = 65_535
@@ -148,15 +147,9 @@ def _cells_per_context(results: Path) -> dict[str, tuple[int, int]]:
     return {name: (n, control) for name, n, control in frame.collect().iter_rows()}
 
 
-def program_genes(path: Path, gene_table: pl.DataFrame) -> pl.DataFrame:
-    """Return the genes of each program, matched as for scoring: by Ensembl id, else by symbol.
-
-    Raises
-    ------
-    DataError
-        As :func:`knockscreen.score.programs.read_programs`.
-    """
-    frame = read_programs(path).with_columns(key=pl.col(GENE).str.replace(r"^(ENS\w+)\.\d+$", "$1"))
+def program_genes(programs: pl.DataFrame, gene_table: pl.DataFrame) -> pl.DataFrame:
+    """Return the genes of each program, matched as for scoring: by Ensembl id, else by symbol."""
+    frame = programs.with_columns(key=pl.col(GENE).str.replace(r"^(ENS\w+)\.\d+$", "$1"))
     known = gene_table.select(GENE_ID, "gene_key", "in_panel", symbol=GENE).sort("gene_key")
     named = pl.concat(
         [known.with_columns(key=pl.col(GENE_ID)), known.with_columns(key=pl.col("symbol"))]
