@@ -127,6 +127,7 @@ def gate(
     from knockscreen.config import read_stage
     from knockscreen.score import gate as gating
     from knockscreen.score.rank import all_scores, find_scores
+    from knockscreen.score.verdicts import overall
 
     config = read_stage(gating.GateStage, settings).gate
     controls = gating.read_controls(config.controls)
@@ -140,7 +141,7 @@ def gate(
             inputs=[*scores.shards, candidates, Path(config.controls)],
             settings=config.model_dump(mode="json"),
         )
-    for program, status, reason in gating.overall(gates).iter_rows():
+    for program, status, reason in overall(gates).iter_rows():
         log.info("%s: %s (%s)", program, status, reason)
 
 

@@ -9,7 +9,7 @@ from scipy.stats import mannwhitneyu
 
 from knockscreen.config import GateConfig
 from knockscreen.errors import DataError
-from knockscreen.score import gate
+from knockscreen.score import gate, verdicts
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = GateConfig(controls="", min_controls=3, min_auroc=0.7, min_sign=0.6, max_p=0.05)
@@ -125,19 +125,19 @@ def test_a_program_that_fails_in_most_pooled_contexts_is_exploratory_in_all():
     assert gates["control_status"].unique().to_list() == ["exploratory"]
     lucky = gates.filter(pl.col("context") == "donor=D1,time=C")["control_reason"][0]
     assert lucky == "passes here, but fails in 2 of the 3 contexts reported"
-    assert gate.overall(gates).row(0)[1] == "exploratory"
+    assert verdicts.overall(gates).row(0)[1] == "exploratory"
 
 
 def test_rows_take_the_status_of_their_own_evidence_and_context():
     gates = pl.DataFrame(
         [{"program": "A", "context": "all", "evidence": "measured", "control_status": "passed"}],
-        schema=gate.GATES,
+        schema=verdicts.GATES,
     )
     rankings = pl.DataFrame(
         {"program": ["A", "A"], "context": ["all"] * 2, "evidence": ["measured", "predicted_seen"],
          "control_status": ["not_tested"] * 2, "rank": [1, 1]}
     )  # fmt: skip
-    found = gate.label(rankings, gates)
+    found = verdicts.label(rankings, gates)
     assert found["control_status"].to_list() == ["passed", "not_tested"]
     assert found.columns == rankings.columns
 

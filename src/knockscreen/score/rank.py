@@ -31,7 +31,7 @@ from knockscreen.config import NonNegative, RankConfig, Section
 from knockscreen.errors import DataError
 from knockscreen.names import Direction, Evidence
 from knockscreen.score.candidates import read_candidates
-from knockscreen.score.gate import NOT_TESTED, label
+from knockscreen.score.verdicts import NOT_TESTED, label
 
 log = logging.getLogger(__name__)
 

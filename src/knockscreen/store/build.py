@@ -130,7 +130,10 @@ def _fill(
     _insert_entities(connection, results, store, contexts)
     members = tables.program_genes(programs, tables.genes(results, store))
     insert(connection, "program_genes", members.sort("program", "gene_key", nulls_last=True))
-    insert(connection, "programs", tables.programs(members, rankings))
+    gates = tables.gate_tables(results)
+    insert(connection, "programs", tables.programs(members, rankings, gates["gates"]))
+    for name, frame in gates.items():
+        insert(connection, name, frame)
     progress(1, total, "rankings and scores")
     insert_rankings(connection, rankings)
     insert_scores(connection, results)
@@ -138,6 +141,7 @@ def _fill(
         progress(2 + done, total, f"effects in {name}")
         effects.insert_context(connection, shards, key, name)
         effects.insert_measured(connection, measured, key, name)
+        effects.insert_sizes(connection, key)
     effects.check(connection, shards, measured)
     for name, frame in evaluation_tables(results).items():
         insert(connection, name, frame)
@@ -155,11 +159,15 @@ def _insert_entities(
     genes = tables.genes(results, store)
     insert(connection, "genes", genes)
     measured = tables.target_contexts(results)
-    targets = tables.targets(results, genes, measured)
+    guides = tables.guides(results)
+    controls = tables.gate_tables(results)["positive_controls"]
+    targets = tables.of_targets(tables.targets(results, genes, measured), guides, genes, controls)
     insert(connection, "targets", targets)
     keys = targets.select("target_gene_id", "target_key")
     measured = measured.join(keys, on="target_gene_id").sort("target_key", "context")
     insert(connection, "target_contexts", measured)
+    guides = guides.join(keys, on="target_gene_id").sort("target_key", "guide_id")
+    insert(connection, "guides", guides)
     insert(connection, "contexts", contexts)
 
 

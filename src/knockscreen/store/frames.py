@@ -41,6 +41,12 @@ EXPLAIN: Schema = {
     "contribution": F64, "measured_delta": F32, "measured_contribution": F64, "in_panel": BOOL,
     "is_target": BOOL,
 }  # fmt: skip
+REVERSE: Schema = {
+    "context": TEXT, "direction": TEXT, "rank": INT, "n_ranked": INT, "target_gene": TEXT,
+    "target_gene_id": TEXT, "evidence": TEXT, "score": F64, "projection": F64, "up_score": F64,
+    "down_score": F64, "both_arms": BOOL, "n_genes": INT, "n_signature": INT, "effect_size": F64,
+    "measured_score": F64, "measured_projection": F64,
+}  # fmt: skip
 RUNS: Schema = {
     "run": TEXT, "created": pl.Datetime("us"), "schema_version": INT, "knockscreen_version": TEXT,
     "seed": INT, "simulated": BOOL, "n_cells": INT, "n_genes": INT, "n_targets": INT,

@@ -8,6 +8,7 @@ import polars as pl
 
 from knockscreen.store import evaluation, queries, resolve, sql
 from knockscreen.store.connection import connect, find_database
+from knockscreen.store.reverse import read_signature, reverse
 
 
 class Screen:
@@ -101,6 +102,21 @@ class Screen:
     def explain(self, target: str, program: str, context: str | None = None) -> pl.DataFrame:
         """Return the genes that carry a score; see :func:`.queries.explain`."""
         return queries.explain(self._connection, target, program, context)
+
+    def reverse(
+        self,
+        signature: pl.DataFrame | Path | str,
+        context: str | None = None,
+        *,
+        n: int | None = 20,
+        mimic: bool = False,
+    ) -> pl.DataFrame:
+        """Return the knock-downs that undo (or make) a signature; see :func:`.reverse.reverse`.
+
+        ``signature`` is a frame with gene and weight (or log2_fold_change), or a CSV or TSV of it.
+        """
+        frame = signature if isinstance(signature, pl.DataFrame) else read_signature(signature)
+        return reverse(self._connection, frame, context, n=n, mimic=mimic)
 
     def runs(self) -> pl.DataFrame:
         """Return the run of this database."""
