@@ -20,6 +20,7 @@ MODULES = (
     "cli_evaluate",
     "cli_store",
     "cli_query",
+    "cli_signature",
     "cli_plot",
 )
 

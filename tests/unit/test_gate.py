@@ -128,6 +128,18 @@ def test_a_program_that_fails_in_most_pooled_contexts_is_exploratory_in_all():
     assert verdicts.overall(gates).row(0)[1] == "exploratory"
 
 
+def test_knockdowns_without_controls_of_their_own_fail_where_all_together_fail():
+    bad = np.r_[0.9, 0.8, np.linspace(-0.1, 0.1, 20), 0.7]
+    rows = pl.concat([scores(bad[:-1]), scores(bad, evidence="predicted_unseen").tail(1)])
+    some = controls(("A", "G0", "away"), ("A", "G1", "away"), ("A", "G22", "away"))
+    for sign, expected in ((1, "exploratory"), (-1, "not_tested")):
+        signed = rows.with_columns(score=sign * pl.col("score"))
+        gates = gate.gate_program("A", signed, some, SETTINGS)[1]
+        found = dict(gates.select("evidence", "control_status").iter_rows())
+        assert found["predicted_unseen"] == found["predicted_seen"] == expected
+        assert found["predicted"] == {1: "exploratory", -1: "passed"}[sign]
+
+
 def test_rows_take_the_status_of_their_own_evidence_and_context():
     gates = pl.DataFrame(
         [{"program": "A", "context": "all", "evidence": "measured", "control_status": "passed"}],

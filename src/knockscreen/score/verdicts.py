@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import polars as pl
 
-from knockscreen.names import parse_context
+from knockscreen.names import Evidence, parse_context
 
 PASSED, EXPLORATORY, NOT_TESTED = "passed", "exploratory", "not_tested"
 PREDICTED = "predicted"
@@ -39,9 +39,29 @@ def reported(contexts: Iterable[str]) -> list[str]:
 
 
 def over_contexts(gates: pl.DataFrame) -> pl.DataFrame:
-    """Call a program exploratory everywhere if it fails in most of the reported contexts."""
+    """Call a program exploratory everywhere if it fails in most of the reported contexts.
+
+    Seen or unseen knock-downs with too few controls of their own are exploratory where both
+    together fail; where both together pass they stay untested.
+    """
     parts = [_failed(part) for _, part in gates.group_by("evidence", maintain_order=True)]
-    return pl.concat([gates.head(0), *parts])
+    judged = pl.concat([gates.head(0), *parts])
+    together = judged.filter(
+        (pl.col("evidence") == PREDICTED) & (pl.col("control_status") == EXPLORATORY)
+    ).select("context", why="control_reason")
+    untested = pl.col("evidence").is_in([Evidence.PREDICTED_SEEN, Evidence.PREDICTED_UNSEEN]) & (
+        pl.col("control_status") == NOT_TESTED
+    )
+    fails = untested & pl.col("why").is_not_null()
+    reason = pl.format("seen and unseen together: {}", "why")
+    return (
+        judged.join(together, on="context", how="left", maintain_order="left")
+        .with_columns(
+            control_status=pl.when(fails).then(pl.lit(EXPLORATORY)).otherwise("control_status"),
+            control_reason=pl.when(fails).then(reason).otherwise("control_reason"),
+        )
+        .drop("why")
+    )
 
 
 def _failed(gates: pl.DataFrame) -> pl.DataFrame:

@@ -15,7 +15,7 @@ decides. ``mimic`` turns every sign round.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 import numpy as np
@@ -30,6 +30,7 @@ from knockscreen.store.frames import REVERSE
 GENES = ("gene", "gene_id", "symbol", "gene_name", "variable", "names")
 WEIGHTS = ("weight", "log2_fold_change", "log_fc", "log2FoldChange", "logFC", "score")
 
+By = Literal["score", "projection"]
 Floats = NDArray[np.float64]
 
 
@@ -187,6 +188,7 @@ def reverse(
     *,
     n: int | None = 20,
     mimic: bool = False,
+    by: By = "score",
 ) -> pl.DataFrame:
     """Return the ``n`` knock-downs per context that undo a signature best (or make it, ``mimic``).
 
@@ -194,6 +196,9 @@ def reverse(
     ----------
     signature
         A frame with a gene column and a weight or log fold change column.
+    by
+        What orders knock-downs that undo both arms: ``score`` (the cosine: direction alone) or
+        ``projection`` (direction and size).
 
     Raises
     ------
@@ -203,7 +208,7 @@ def reverse(
     placed = place(connection, check_signature(signature))
     frames = []
     for where in resolve.contexts(connection, context):
-        ranked = _rank(_predicted(connection, placed, where), mimic=mimic)
+        ranked = _rank(_predicted(connection, placed, where), by, mimic=mimic)
         shown = ranked.head(n or ranked.height)
         measured = _measured(connection, placed, where, shown["target_key"].to_list(), mimic)
         frames.append(shown.join(measured, on="target_key", how="left", maintain_order="left"))
@@ -243,7 +248,7 @@ def _predicted(
     )
 
 
-def _rank(frame: pl.DataFrame, *, mimic: bool) -> pl.DataFrame:
+def _rank(frame: pl.DataFrame, by: By, *, mimic: bool) -> pl.DataFrame:
     scores = ("score", "projection", "up_score", "down_score")
     frame = frame.with_columns(
         (pl.col(name) * (-1 if mimic else 1)).fill_nan(None) for name in scores
@@ -255,7 +260,7 @@ def _rank(frame: pl.DataFrame, *, mimic: bool) -> pl.DataFrame:
         both_arms=pl.when(pl.col("up_score").is_not_null() & pl.col("down_score").is_not_null())
         .then("both_arms")
     )  # fmt: skip
-    order = ("both_arms", "score", "target_gene_id")
+    order = ("both_arms", by, "target_gene_id")
     frame = frame.sort(*order, descending=[True, True, False], nulls_last=True)
     return frame.with_columns(rank=pl.int_range(1, pl.len() + 1), n_ranked=pl.len())
 

@@ -4,11 +4,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import duckdb
 import polars as pl
 
-from knockscreen.store import evaluation, queries, resolve, sql
+from knockscreen.store import evaluation, lists, queries, resolve, sql
 from knockscreen.store.connection import connect, find_database
-from knockscreen.store.reverse import read_signature, reverse
+from knockscreen.store.reverse import By, read_signature, reverse
 
 
 class Screen:
@@ -44,6 +45,11 @@ class Screen:
     def close(self) -> None:
         """Close the database."""
         self._connection.close()
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """The read-only connection, for questions that no method asks."""
+        return self._connection
 
     @property
     def run(self) -> dict[str, Any]:
@@ -110,25 +116,30 @@ class Screen:
         *,
         n: int | None = 20,
         mimic: bool = False,
+        by: By = "score",
     ) -> pl.DataFrame:
         """Return the knock-downs that undo (or make) a signature; see :func:`.reverse.reverse`.
 
         ``signature`` is a frame with gene and weight (or log2_fold_change), or a CSV or TSV of it.
         """
         frame = signature if isinstance(signature, pl.DataFrame) else read_signature(signature)
-        return reverse(self._connection, frame, context, n=n, mimic=mimic)
+        return reverse(self._connection, frame, context, n=n, mimic=mimic, by=by)
+
+    def controls(self, program: str | None = None, context: str | None = None) -> pl.DataFrame:
+        """Return what the positive controls say of programs; see :func:`.lists.controls`."""
+        return lists.controls(self._connection, program, context)
 
     def runs(self) -> pl.DataFrame:
         """Return the run of this database."""
-        return queries.runs(self._connection)
+        return lists.runs(self._connection)
 
     def programs(self) -> pl.DataFrame:
         """Return the programs, ranked or left out."""
-        return queries.programs(self._connection)
+        return lists.programs(self._connection)
 
     def contexts(self) -> pl.DataFrame:
         """Return the contexts, separate ones first."""
-        return queries.contexts(self._connection)
+        return lists.contexts(self._connection)
 
     def metrics(
         self, context: str | None = None, *, split: str | None = None, metric: str | None = None
