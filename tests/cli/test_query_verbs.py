@@ -21,6 +21,8 @@ VERBS = {
     "movers": (["movers", "IL17A"], frames.MOVERS),
     "compare": (["compare", "Treg", "Th17"], frames.COMPARE),
     "explain": (["explain", "RORC", "Treg"], frames.EXPLAIN),
+    "controls": (["controls"], frames.CONTROLS),
+    "reverse": (["reverse", "signature.csv"], frames.REVERSE),
     "runs": (["runs"], frames.RUNS),
     "programs": (["programs"], frames.PROGRAMS),
     "contexts": (["contexts"], frames.CONTEXTS),
@@ -40,6 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
          "--output", str(run / "screen.duckdb"), "--settings", SETTINGS],
     )  # fmt: skip
     assert done.exit_code == 0, done.output
+    (work / "signature.csv").write_text("gene,weight\nIL2RA,1\nIL17A,-1\nNOSUCHGENE,1\n")
     return work
 
 
@@ -93,8 +96,8 @@ def test_missing_values_are_null_in_json_and_a_dash_in_the_table() -> None:
     line = next(
         line for line in ask("top", "--program", "Treg").stdout.splitlines() if "STAT3" in line
     )
-    cells = "2 (1-3) STAT3 0.075 ± 0.02 - - predicted_unseen not_tested 3"
-    assert line.split() == cells.split()
+    cells = "2 (1-3) STAT3 0.075 ± 0.02 - - predicted_unseen not_tested - IL17A, IL2RA, FOXP3"
+    assert line.split()[:14] == cells.split()
 
 
 @pytest.mark.usefixtures("work")
@@ -102,7 +105,23 @@ def test_a_table_says_what_a_score_is_and_that_nothing_was_tested() -> None:
     text = ask("top", "--program", "Treg").stdout
     assert "log1p CP10k, knock-down minus control" in text
     assert "predicted_unseen: it was not" in text
-    assert "not computed in this database" in text
+    assert "fdr is not computed in this database" in text
+    assert "exploratory in time=Rest (predicted_seen): AUROC 0.50 < 0.7." in text
+
+
+@pytest.mark.usefixtures("work")
+@pytest.mark.parametrize("verb", ["top", "show", "compare", "explain", "programs", "controls"])
+def test_a_program_that_fails_its_controls_is_exploratory_in_every_output(verb: str) -> None:
+    arguments = {"explain": ["explain", "FOXP3", "Treg"]}.get(verb, VERBS[verb][0])
+    assert "exploratory" in ask(*arguments).stdout
+    assert "exploratory" in ask(*arguments, "--format", "json").stdout
+
+
+@pytest.mark.usefixtures("work")
+def test_reverse_names_the_genes_that_the_panel_lacks() -> None:
+    text = ask("reverse", "signature.csv", "--context", "time=Rest").stdout
+    assert "knock-downs that undo signature.csv, time=Rest" in text
+    assert "1 of 3 genes are not on the panel: NOSUCHGENE" in text
 
 
 @pytest.mark.usefixtures("work")
