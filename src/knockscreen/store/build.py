@@ -203,6 +203,7 @@ def insert_scores(connection: duckdb.DuckDBPyConnection, results: Path) -> None:
         halves = halves.with_columns(evidence=pl.lit("measured"))
         scores = scores.join(halves, on=[*keys, "evidence"], how="left")
     connection.register("scores", scores)
+    before = connection.sql("select count(*) from program_scores").fetchall()[0][0]
     halves_sql = ", ".join(
         f"s.{name}" if name in scores.columns else f"null as {name}"
         for name in ("n_cells", "score_half_a", "score_half_b")
@@ -213,10 +214,10 @@ def insert_scores(connection: duckdb.DuckDBPyConnection, results: Path) -> None:
             select program, context, target_gene_id, evidence,
                 max(rank) filter (direction = 'toward') as rank_toward,
                 max(rank) filter (direction = 'away') as rank_away
-            from rankings group by all
+            from rankings where program in (select program from scores) group by all
         ), sizes as (
             select program, context, evidence = 'measured' as is_measured, max(rank) as n_ranked
-            from rankings group by all
+            from rankings where program in (select program from scores) group by all
         )
         insert into program_scores by name
         select t.target_key, s.target_gene, s.target_gene_id, s.context, s.program, s.evidence,
@@ -232,7 +233,7 @@ def insert_scores(connection: duckdb.DuckDBPyConnection, results: Path) -> None:
         """
     )
     connection.unregister("scores")
-    found = connection.sql("select count(*) from program_scores").fetchall()[0][0]
+    found = connection.sql("select count(*) from program_scores").fetchall()[0][0] - before
     if found != scores.height:
         msg = (
             f"{results / 'rank/program_scores.parquet'} has {scores.height:,} rows but {found:,} of"
