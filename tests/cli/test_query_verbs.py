@@ -6,14 +6,18 @@ import sys
 from io import StringIO
 from pathlib import Path
 
+import jsonschema
 import polars as pl
 import pytest
 from typer.testing import CliRunner, Result
 
 from fixtures.tiny_run import SETTINGS, make_tiny_run
 from knockscreen.cli import app
-from knockscreen.errors import DatabaseError
+from knockscreen.errors import DatabaseError, UnknownNameError
 from knockscreen.store import frames
+from knockscreen.store.screen import Screen
+
+ROOT = Path(__file__).parents[2]
 
 VERBS = {
     "top": (["top", "--program", "Treg"], frames.TOP),
@@ -66,6 +70,41 @@ def test_json_is_a_list_of_rows_with_the_columns_of_the_database(verb: str) -> N
     assert rows
     if schema is not None:
         assert all(list(row) == list(schema) for row in rows)
+
+
+@pytest.mark.usefixtures("work")
+@pytest.mark.parametrize("verb", frames.ANSWERS)
+def test_json_keeps_the_schema_that_is_published(verb: str) -> None:
+    """A column that changes its name or type breaks other people's scripts: see the schema file."""
+    published = json.loads((ROOT / "workflow/schemas/answers.schema.json").read_text())
+    rows = json.loads(ask(*VERBS[verb][0], "--format", "json").stdout)
+    jsonschema.validate(rows, published["$defs"][verb])
+    with pytest.raises(jsonschema.ValidationError, match="'more' was unexpected"):
+        jsonschema.validate([rows[0] | {"more": 1}], published["$defs"][verb])
+
+
+def test_the_published_schema_is_the_one_of_the_code() -> None:
+    published = (ROOT / "workflow/schemas/answers.schema.json").read_text()
+    assert published == frames.json_schema(), (
+        "python -m knockscreen.store.frames > workflow/schemas/answers.schema.json"
+    )
+
+
+@pytest.mark.usefixtures("work")
+def test_export_writes_tables_that_read_back_as_they_were(tmp_path: Path) -> None:
+    ask("export", "--output-dir", str(tmp_path))
+    names = {path.stem for path in tmp_path.glob("*.parquet")}
+    assert names >= {"rankings", "ranking_cards", "programs", "contexts", "gates", "targets"}
+    assert not names & {"effects", "movers", "effects_by_target", "effects_by_gene"}
+    with Screen(Path("results/tiny")) as screen:
+        rankings = screen.sql("select * from rankings")
+        ask("export", "--output-dir", str(tmp_path), "--table", "effects")
+        effects = screen.sql("select * from effects")
+    assert pl.read_parquet(tmp_path / "rankings.parquet").equals(rankings)
+    assert pl.read_parquet(tmp_path / "effects.parquet").equals(effects)
+    assert (tmp_path / "effects.parquet.manifest.json").is_file()
+    with pytest.raises(UnknownNameError, match="unknown table 'ranking'; nearest: rankings"):
+        ask("export", "--output-dir", str(tmp_path), "--table", "ranking")
 
 
 @pytest.mark.usefixtures("work")

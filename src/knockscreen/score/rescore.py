@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -62,6 +63,15 @@ def _codes(column: object, index: dict[str, int], path: Path, what: str) -> NDAr
     return np.asarray(lookup[chunk.indices.to_numpy(zero_copy_only=False)])
 
 
+def _names(file: pq.ParquetFile, key: str) -> list[str]:
+    """Return the values of a column, sorted: from its dictionaries, row group by row group."""
+    found: set[str] = set()
+    for group in range(file.num_row_groups):
+        for chunk in file.read_row_group(group, columns=[key])[key].chunks:
+            found |= set(chunk.dictionary.to_pylist())
+    return sorted(found)
+
+
 def read_deltas(path: Path, gene_ids: tuple[str, ...]) -> Deltas:
     """Return the deltas in one file of effects, predicted or measured.
 
@@ -71,14 +81,11 @@ def read_deltas(path: Path, gene_ids: tuple[str, ...]) -> Deltas:
         It is no file of effects, or names a gene that is not on the panel.
     """
     try:
-        names = pl.scan_parquet(path).select(
-            pl.col(key).cast(pl.String).unique().sort().implode() for key in KEYS[:2]
-        ).collect()  # fmt: skip
         file = pq.ParquetFile(path, read_dictionary=list(KEYS))
-    except (OSError, pl.exceptions.PolarsError) as error:
+        targets, contexts = (_names(file, key) for key in KEYS[:2])
+    except (OSError, pa.ArrowException) as error:
         msg = f"{path} is not a whole file of effects ({str(error).splitlines()[0]}); score again."
         raise DataError(msg) from error
-    targets, contexts = (names[key][0].to_list() for key in KEYS[:2])
     index = [{name: i for i, name in enumerate(known)} for known in (targets, contexts, gene_ids)]
     values = np.full((len(contexts), len(targets), len(gene_ids)), np.nan, dtype=np.float32)
     for group in range(file.num_row_groups):
@@ -131,11 +138,10 @@ def score_frame(
             "context": np.tile(np.repeat(np.array(deltas.contexts), t), p),
             "target_gene_id": np.tile(np.array(deltas.target_gene_ids), p * x),
             "score": found.ravel(),
-            "score_se": pl.Series([None] * (p * x * t), dtype=pl.Float64),
+            "score_se": pl.Series([None], dtype=pl.Float64).new_from_index(0, p * x * t),
             "n_genes": np.repeat(n_genes[:, None, :], x, axis=1).ravel(),
-            "blocks": pl.Series([[]] * (p * x * t), dtype=pl.List(pl.Float64)),
         }
-    ).with_columns(pl.col("score").fill_nan(None))
+    ).with_columns(pl.col("score").fill_nan(None), pl.lit([], pl.List(pl.Float64)).alias("blocks"))
 
 
 def rescore(results: Path, programs: ProgramMatrix, output: Path) -> Iterator[tuple[Path, int]]:

@@ -1,5 +1,8 @@
 """Columns and types of the answers: names as in the database, whatever the data."""
 
+import json
+import sys
+
 import polars as pl
 
 Schema = dict[str, pl.DataType]
@@ -75,3 +78,33 @@ CONTEXTS: Schema = {
     "context": TEXT, "is_pooled": BOOL, "pooled_over": TEXT, "n_cells": INT,
     "n_control_cells": INT,
 }  # fmt: skip
+
+ANSWERS: dict[str, Schema] = {
+    "top": TOP, "show": SHOW, "movers": MOVERS, "compare": COMPARE, "explain": EXPLAIN,
+    "reverse": REVERSE, "controls": CONTROLS, "runs": RUNS, "programs": PROGRAMS,
+    "contexts": CONTEXTS, "metrics": METRICS,
+}  # fmt: skip
+"""The answer of each verb, as a frame, CSV or a list of JSON objects."""
+
+
+def json_schema() -> str:
+    """Return the JSON schema of ``--format json``, as kept in ``workflow/schemas``."""
+    names = {BOOL: "boolean", INT: "integer", F32: "number", F64: "number"}
+    answers = {}
+    for verb, schema in ANSWERS.items():
+        columns = {
+            column: {"type": [names.get(dtype, "string"), "null"]}
+            for column, dtype in schema.items()
+        }
+        row = {
+            "type": "object", "properties": columns, "required": list(columns),
+            "additionalProperties": False,
+        }  # fmt: skip
+        answers[verb] = {"type": "array", "items": row}
+    draft = "https://json-schema.org/draft/2020-12/schema"
+    title = "Answers of the knockscreen verbs with --format json: a list of rows, null is missing"
+    return json.dumps({"$schema": draft, "title": title, "$defs": answers}, indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json_schema())

@@ -1,5 +1,6 @@
 """The Python API of a finished screen: one method per verb of the command line."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -9,6 +10,7 @@ import polars as pl
 
 from knockscreen.store import evaluation, lists, queries, resolve, sql
 from knockscreen.store.connection import connect, find_database
+from knockscreen.store.export import export
 from knockscreen.store.reverse import By, read_signature, reverse
 
 
@@ -150,6 +152,10 @@ class Screen:
     def sql(self, query: str) -> pl.DataFrame:
         """Return the rows of one reading SQL statement; see :func:`.sql.sql`."""
         return sql.sql(self._connection, query)
+
+    def export(self, output: Path | str, tables: Sequence[str] = ()) -> list[Path]:
+        """Write tables or views as Parquet files; see :func:`.export.export`."""
+        return export(self._connection, self.path, Path(output), tables)
 
     def caveats(self, target: str) -> list[str]:
         """Return what speaks against the numbers of one knock-down, a sentence each."""
