@@ -9,6 +9,8 @@ import argparse
 import json
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -100,6 +102,21 @@ def write_ranks(folder: Path, target: pl.DataFrame, contexts: list[str], program
     ).write_parquet(folder / "rankings.parquet")
 
 
+def signature(genes: int, n: int) -> pl.DataFrame:
+    """Return a random signature of n of the genes."""
+    rng = np.random.default_rng(0)
+    chosen = rng.choice(genes, min(n, genes), replace=False)
+    return pl.DataFrame(
+        {"gene": [f"GENE{i}" for i in chosen], "weight": rng.normal(size=len(chosen))}
+    )
+
+
+def command(words: list[str]) -> None:
+    """Run the command line in a process of its own."""
+    code = "from knockscreen.cli import main; main()"
+    subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True)
+
+
 def milliseconds(question: Callable[[], object], rounds: int) -> tuple[float, float]:
     """Return the first and the median latency of a question."""
     times = []
@@ -119,15 +136,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", default="2GB")
     parser.add_argument("--folder", type=Path, help="where to work; else a temporary folder")
+    parser.add_argument("--keep", type=Path, help="folder of a run to make, or to use again")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        run = make_run(
-            Path(folder) / "bench",
-            options.targets,
-            options.genes,
-            options.contexts,
-            options.programs,
-        )
+        run = options.keep or Path(folder) / "bench"
+        if not (run / "programs.tsv").exists():
+            size = (options.targets, options.genes, options.contexts, options.programs)
+            make_run(run, *size)
         rows = options.targets * options.genes * options.contexts
         start = time.perf_counter()
         settings = json.dumps({"run": "bench", "seed": 0})
@@ -149,10 +164,15 @@ def main() -> None:
                 "movers": lambda: screen.movers(gene, context),
                 "compare": lambda: screen.compare("P1", "P2", context),
                 "explain": lambda: screen.explain(gene, "P1", context),
+                "reverse, 200 genes": lambda: screen.reverse(signature(options.genes, 200)),
+                "reverse, panel": lambda: screen.reverse(signature(options.genes, options.genes)),
             }
             for name, question in questions.items():
                 first, median = milliseconds(question, options.rounds)
-                print(f"{name:<18} {median:.0f} ms (first {first:.0f} ms)")
+                print(f"{name:<18} {median:.0f} ms (first {first:.0f} ms)", flush=True)
+        words = ["top", "--program", "P1", "--context", context, "--db", str(path)]
+        first, median = milliseconds(lambda: command(words), options.rounds)
+        print(f"{'command top':<18} {median:.0f} ms (first {first:.0f} ms), start included")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ comment on column genes.dispersion is 'standardised dispersion of CP10k among ge
 
 create table targets (
     target_key usmallint, target_gene varchar, target_gene_id varchar, gene_key usmallint,
-    evidence varchar, status varchar, n_cells bigint, n_guides integer, n_guides_kept integer,
+    evidence varchar, status varchar, status_reason varchar, n_cells bigint, n_guides integer, n_guides_kept integer,
     knockdown_status varchar, on_target_log2_fold_change double, baseline_expression double,
     known_regulator varchar
 );
@@ -52,6 +52,7 @@ comment on column targets.target_gene_id is 'Ensembl id of the knocked-down gene
 comment on column targets.gene_key is 'the target as a gene of table genes; NULL if it is not among them';
 comment on column targets.evidence is 'predicted_seen: in the training cells; predicted_unseen: never knocked down in training; NULL if not screened';
 comment on column targets.status is 'screened, or why not: not_expressed, filtered, not_in_library, not_a_candidate';
+comment on column targets.status_reason is 'why it was not screened, in words; NULL if it was';
 comment on column targets.n_cells is 'measured cells with this knock-down after QC, all contexts; NULL if none';
 comment on column targets.n_guides is 'guides of it with cells; NULL if the input names no guides, or none of it';
 comment on column targets.n_guides_kept is 'of those, guides that QC kept';
@@ -481,7 +482,8 @@ comment on column predicted_and_measured.measured_n_ranked is 'measured knock-do
 comment on column predicted_and_measured.same_sign is 'true if both point the same way';
 
 create view gene_status as
-select g.gene, g.gene_id, g.in_panel, coalesce(t.status, 'not_in_library') as status, t.evidence,
+select g.gene, g.gene_id, g.in_panel, coalesce(t.status, 'not_in_library') as status,
+    t.status_reason, t.evidence,
     t.n_cells, t.knockdown_status
 from genes g
 left join targets t on t.target_gene_id = g.gene_id;
@@ -490,6 +492,7 @@ comment on column gene_status.gene is 'gene symbol';
 comment on column gene_status.gene_id is 'Ensembl id, or what the input has in its place';
 comment on column gene_status.in_panel is 'true if the model sees the gene, and effects on it exist';
 comment on column gene_status.status is 'screened, or why its knock-down was not: not_expressed, filtered, not_in_library, not_a_candidate';
+comment on column gene_status.status_reason is 'see targets; NULL if screened, or not in the library';
 comment on column gene_status.evidence is 'predicted_seen or predicted_unseen; NULL if not screened';
 comment on column gene_status.n_cells is 'measured cells with this knock-down after QC; NULL if none';
 comment on column gene_status.knockdown_status is 'see targets';

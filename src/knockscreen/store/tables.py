@@ -20,6 +20,13 @@ from knockscreen.store.connection import SCHEMA_VERSION
 
 MAX_KEYS = 65_535
 POINTERS = ".manifest.json"
+WHY_NOT = {
+    "not_expressed": "too few cells express it to be on the panel",
+    "filtered": "QC kept no cells of it",
+    "not_in_library": "it was not knocked down, and is not on the panel",
+    "not_a_candidate": "measured, but not among screen.candidates",
+}
+OFF_PANEL = "it was not knocked down, and the panel left it out, so that the model does not see it"
 
 
 def json_text(value: Any) -> str:
@@ -111,6 +118,12 @@ def targets(results: Path, gene_table: pl.DataFrame, measured: pl.DataFrame) -> 
     frame = frame.join(by_target.select(TARGET_GENE_ID, "n_cells"), on=TARGET_GENE_ID, how="left")
     by_id = gene_table.select(pl.col(GENE_ID).alias(TARGET_GENE_ID), "gene_key")
     frame = frame.join(by_id, on=TARGET_GENE_ID, how="left")
+    in_library = pl.col(TARGET_GENE_ID).is_in(by_target[TARGET_GENE_ID].implode())
+    reason = pl.col("status").replace_strict(WHY_NOT, default=None, return_dtype=pl.String)
+    filtered = (pl.col("status") == "filtered") & ~in_library
+    frame = frame.with_columns(
+        status_reason=pl.when(filtered).then(pl.lit(OFF_PANEL)).otherwise(reason)
+    )
     return _numbered(frame.sort(TARGET_GENE_ID), "target_key", "targets")
 
 
