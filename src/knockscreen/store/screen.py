@@ -10,7 +10,6 @@ import polars as pl
 
 from knockscreen.store import evaluation, lists, queries, resolve, sql
 from knockscreen.store.connection import connect, find_database
-from knockscreen.store.export import export
 from knockscreen.store.reverse import By, read_signature, reverse
 
 
@@ -155,6 +154,8 @@ class Screen:
 
     def export(self, output: Path | str, tables: Sequence[str] = ()) -> list[Path]:
         """Write tables or views as Parquet files; see :func:`.export.export`."""
+        from knockscreen.store.export import export  # pyarrow's writer is slow to load
+
         return export(self._connection, self.path, Path(output), tables)
 
     def caveats(self, target: str) -> list[str]:
