@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from knockscreen.config.base import Fraction, Positive, Section
+from knockscreen.config.base import Fraction, InputPath, Positive, Section
 
 
 class RankConfig(Section):
@@ -13,6 +13,16 @@ class RankConfig(Section):
     pool_over: list[str] = Field(description="factors with a pooled row too")
     interval: Fraction = Field(description="coverage of the rank interval")
     resamples: Positive = Field(description="bootstrap resamples of the interval")
+
+
+class GateConfig(Section):
+    """What positive controls have to show before a program is believed."""
+
+    controls: InputPath = Field(description="TSV: program, gene, direction, source")
+    min_controls: Positive = Field(description="fewer among the knock-downs: not tested")
+    min_auroc: Fraction = Field(description="least AUROC of the controls")
+    min_sign: Fraction = Field(description="least share of controls with the published sign")
+    max_p: Fraction = Field(description="largest permutation p")
 
 
 class EvaluateConfig(Section):
