@@ -3,8 +3,8 @@
 python benchmarks/bars.py run demo deep thp1 jurkat --seeds 0 1 2
 python benchmarks/bars.py show demo deep thp1 jurkat [--context all] [--split screened]
 
-The second prints the mean over seeds as Markdown; beside each baseline is, seed by seed, whether the
-model wins (+), ties (=) or loses (-) against it, from the 95 % interval over targets.
+The second prints the mean over seeds as Markdown; beside each baseline is, seed by seed, whether
+the model wins (+), ties (=) or loses (-) against it, from the 95 % interval over targets.
 
 demo    the simulated screen as it is
 deep    trained on as many cells, judged by 40,000: screened targets, 16 targets never trained on,
