@@ -77,6 +77,7 @@ def train(store: CellStore, config: dict, options: argparse.Namespace) -> Transf
     training = {k: v for k, v in vae["training"].items() if k != "workers"}
     training |= {"steps": options.steps, "validate_every": max(50, options.steps // 10)}
     training |= {"learning_rate": options.learning_rate, "ema_decay": options.ema}
+    training |= {"batch_size": options.batch_size}
     network = VaeSettings(VAE_SIZES[options.size], vae["input"], vae["dispersion"], options.library)
     cells = library_sizes(store, network.library)
     trained_as = VaeTraining(0.0, options.thinning)
@@ -160,6 +161,7 @@ def main() -> None:
     parser.add_argument("--size", default="small", choices=list(VAE_SIZES))
     parser.add_argument("--library", default="all", choices=["all", "panel"])
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--genes", type=int, default=1000)
     parser.add_argument("--thinning", type=float, default=0.0)
     parser.add_argument("--learning-rate", type=float, default=0.002)

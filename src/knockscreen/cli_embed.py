@@ -1,4 +1,4 @@
-"""Verbs on cells: ``embed`` (any file's cells to latents)."""
+"""Verbs on cells: ``embed`` (of any file, to latents) and ``generate`` (of a knock-down)."""
 
 import contextlib
 import logging
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from knockscreen.config import DataConfig
+    from knockscreen.config import DataConfig, ScreenConfig
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 def register(app: typer.Typer) -> None:
     """Add the verbs to the command line."""
     app.command("embed")(embed)
+    app.command("generate")(generate)
 
 
 def embed(
@@ -76,6 +77,100 @@ def embed(
     write_manifest(output, stage="embed", inputs=[file, vae], notes=about)
     shape = counts.n_cells, size.latent_tokens, size.latent_dim
     log.info("%d cells, %d x %d latents -> %s", *shape, output)
+
+
+def generate(
+    perturbation: Annotated[
+        list[str],
+        typer.Option(
+            "--perturbation",
+            "-p",
+            help="Knock-down, by symbol or Ensembl id; non-targeting: control cells; measured: "
+            "every target of the training cells. Repeatable.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Cells to write (.h5ad).")],
+    context: Annotated[
+        str | None,
+        typer.Option(help="factor=level[,factor=level]; a factor left out: each of its levels."),
+    ] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Cells per knock-down and context.")] = 100,
+    run: Annotated[str | None, typer.Option(help="Run under results/; else the only one.")] = None,
+    vae: Annotated[Path | None, typer.Option(help="vae.safetensors; else the run's.")] = None,
+    flow: Annotated[Path | None, typer.Option(help="flow.safetensors; else the run's.")] = None,
+    effect: Annotated[Path | None, typer.Option(help="effect.safetensors; else the run's.")] = None,
+    settings: Annotated[
+        str | None,
+        typer.Option("--settings", "-s", help="Config file (YAML) or JSON; else as the run did."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Another seed than the run's: other cells.")
+    ] = None,
+) -> None:
+    """Generate cells of knock-downs: counts, latents, and where they came from.
+
+    Draw r of a context shares its noise and library size with draw r of every other knock-down and
+    of control, so that cells of one draw differ by the knock-down alone.
+    """
+    from knockscreen import generated
+    from knockscreen.artifacts import digest, write_manifest
+    from knockscreen.cli_screen import _sampler
+
+    models = _models(run, {"vae": vae, "flow": flow, "effect": effect})
+    own_seed, config = _screen_settings(models["flow"].parents[1], settings)
+    seed = own_seed if seed is None else seed
+    sampler = _sampler(seed, config, **models)
+    targets = generated.resolve_targets(sampler, perturbation)
+    v, known = sampler.model.vocabulary, sampler.model.library_size_log
+    contexts = generated.resolve_contexts(v, list(known), context)
+    pairs = [(target, name) for target in targets for name in contexts]
+    about = {f"{name}_digest": digest(path) for name, path in models.items()}
+    n = generated.write_cells(out, sampler, pairs, draws, about)
+    asked = {"perturbation": perturbation, "context": context, "draws": draws}
+    settings_used = {**config.model_dump(), **asked}
+    write_manifest(
+        out,
+        stage="generate",
+        inputs=models.values(),
+        settings=settings_used,
+        seed=seed,
+        notes=about,
+    )
+    log.info("%d cells: %d knock-downs x %d contexts -> %s", n, len(targets), len(contexts), out)
+
+
+def _models(run: str | None, given: "dict[str, Path | None]") -> dict[str, Path]:
+    """Return the paths of the three checkpoints: those given, the others of the run."""
+    from knockscreen.run_tables import RunTables, find_run
+
+    named = {name: path for name, path in given.items() if path is not None}
+    if len(named) == len(given):
+        return named
+    tables = RunTables(find_run(run))
+    return {
+        name: named[name] if name in named else tables.path(f"{name}/{name}.safetensors")
+        for name in given
+    }
+
+
+def _screen_settings(folder: Path, settings: str | None) -> "tuple[int, ScreenConfig]":
+    """Return seed and screen section: those given, or those that the run was planned with."""
+    from knockscreen.artifacts import read_json
+    from knockscreen.cli_screen import _read
+    from knockscreen.config import ScreenConfig, validate
+    from knockscreen.errors import ConfigError
+
+    if settings is not None:
+        return _read(settings)
+    path = folder / "screen/plan.json.manifest.json"
+    if not path.is_file():
+        msg = (
+            f"{path} does not exist, so nothing says how to generate; run 'knockscreen plan', or "
+            "give --settings config/config.yaml."
+        )
+        raise ConfigError(msg)
+    planned = read_json(path)
+    return planned["seed"], validate(ScreenConfig, planned["settings"], where=str(path))
 
 
 def _data(

@@ -56,7 +56,7 @@ STAGES: dict[str, Stage] = {
     "train_flow": Stage(("cli_model.py::train_flow",), ("seed", "flow"), version=2),
     "plan": Stage(("cli_screen.py::plan",), ("seed", "screen")),
     "generate": Stage(
-        ("cli_screen.py::generate", "cli_screen.py::generate_control"), ("seed", "screen")
+        ("cli_screen.py::generate_shard", "cli_screen.py::generate_control"), ("seed", "screen")
     ),
     "generate_matched": Stage(("cli_screen.py::generate_matched",), ("seed", "screen")),
     "score": Stage(("cli_score.py::score",), ("programs", "rank")),
