@@ -29,7 +29,7 @@ from knockscreen.artifacts import read_json
 from knockscreen.data.cells import CellStore
 from knockscreen.names import CP10K, SPLITS, Split
 
-STRENGTHS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3]
+STRENGTHS = [0.0003, 0.001, 0.003, 0.01, 0.03]
 MODELS = ("effect", "vae", "flow")
 RESAMPLES = 500
 
@@ -88,7 +88,7 @@ def generate(run: Path, models: dict[str, Path], out: Path, draws: int, seed: in
 
 def classifier(strength: float) -> LogisticRegression:
     """Return an unfitted classifier; ``strength`` is the inverse of its regularisation."""
-    return LogisticRegression(C=strength, max_iter=500)
+    return LogisticRegression(C=strength, max_iter=300)
 
 
 def fit(
@@ -139,7 +139,7 @@ def compare(
     there, truth = log1p(store.dense(test), size[test]), ids[store.target[test]]
     search = make_pipeline(StandardScaler(), classifier(1.0))
     grid = {"logisticregression__C": STRENGTHS}
-    found = GridSearchCV(search, grid, scoring="f1_macro", cv=5).fit(x, y)
+    found = GridSearchCV(search, grid, scoring="f1_macro", cv=3).fit(x, y)
     strength = found.best_params_["logisticregression__C"]
     guesses = {}
     for name, cells in {"none": None, **generated}.items():

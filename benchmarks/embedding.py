@@ -13,6 +13,7 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -20,16 +21,18 @@ import yaml
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
+from sklearn.model_selection import GridSearchCV, LeaveOneGroupOut
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from knockscreen.cli_embed import _data
 from knockscreen.config import expand_path, merge, read_stage
 from knockscreen.data.cells import CellStore
 from knockscreen.data.counts import CountsFile
 from knockscreen.data.h5ad import open_h5ad
 from knockscreen.data.normalize import NormalizeStage, run_normalize
 from knockscreen.data.qc import QcStage, run_qc
-from knockscreen.embedding import embed_chunks, match_genes
+from knockscreen.embedding import GeneMatch, embed_chunks, embed_counts, match_genes
 from knockscreen.models.vae import VAE_SIZES, TransformerVAE, VaeSettings
 from knockscreen.score.programs import read_programs
 from knockscreen.training.loop import TrainingSettings
@@ -89,32 +92,42 @@ def train(store: CellStore, config: dict, options: argparse.Namespace) -> Transf
     return model
 
 
-def embed(model: TransformerVAE, store: CellStore, path: Path, *, zeros: bool) -> np.ndarray:
+def embed(
+    model: TransformerVAE, store: CellStore, path: Path, *, zeros: bool = False, hidden: float = 0.0
+) -> np.ndarray:
     """Return the latents (N, L D) of every cell of a file, as ``knockscreen embed`` writes them.
 
-    ``zeros``: a gene of the panel that the file lacks is a zero count instead of left out.
+    ``hidden`` is the share of the panel taken away as if the file lacked it; ``zeros`` shows the
+    genes that it lacks as zero counts instead of leaving them out.
     """
-    from knockscreen.cli_embed import _data
-    from knockscreen.embedding import embed_counts
-
+    size = len(store.vocabulary.gene_ids)
+    keep = np.random.default_rng(7).random(size) >= hidden
     with open_h5ad(path) as handle:
         file = CountsFile(path, handle, _data(path, None, None, None))
         match = match_genes(file.genes, store.vocabulary, file=path, vae=Path("vae"))
+        there = keep[match.panel]
+        match = GeneMatch(match.columns[there], match.panel[there], match.by_id)
         if not zeros:
             return np.concatenate([z for _, z, _ in embed_chunks(model, file, match)])
         parts = []
         for chunk in file.chunks(512):
-            whole = np.zeros((chunk.counts.shape[0], len(store.vocabulary.gene_ids)))
+            whole = np.zeros((chunk.counts.shape[0], size))
             whole[:, match.panel] = chunk.counts[:, match.columns].toarray()
-            parts.append(embed_counts(model, whole, np.arange(whole.shape[1])))
+            parts.append(embed_counts(model, whole, np.arange(size)))
         return np.concatenate(parts)
 
 
-def probe(z: np.ndarray, types: np.ndarray, train: np.ndarray, test: np.ndarray) -> float:
-    """Return the macro-F1 on ``test`` cells of a logistic regression fitted on ``train`` cells."""
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
-    guess = model.fit(z[train], types[train]).predict(z[test])
-    return float(f1_score(types[test], guess, average="macro"))
+def fitted(z: np.ndarray, types: np.ndarray, donors: np.ndarray) -> Any:
+    """Return the linear probe, its strength chosen by leaving out each training donor in turn."""
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    grid = {"logisticregression__C": [0.001, 0.01, 0.1, 1.0]}
+    search = GridSearchCV(probe, grid, scoring="f1_macro", cv=LeaveOneGroupOut())
+    return search.fit(z, types, groups=donors)
+
+
+def macro_f1(probe: Any, z: np.ndarray, types: np.ndarray) -> float:
+    """Return the macro-F1 of a fitted probe."""
+    return float(f1_score(types, probe.predict(z), average="macro"))
 
 
 def log1p(cells: ad.AnnData) -> np.ndarray:
@@ -126,33 +139,46 @@ def log1p(cells: ad.AnnData) -> np.ndarray:
 def judge(left_out: str, training: list[str], options: argparse.Namespace) -> dict[str, float]:
     """Return the macro-F1 of each representation on the donor left out, and on the second file."""
     cells, second = ad.read_h5ad(FILE), ad.read_h5ad(PBMC3K)
-    types, donor = cells.obs["cell_type"].astype(str).to_numpy(), cells.obs["donor"].astype(str)
-    fit, test = donor.isin(training).to_numpy(), (donor == left_out).to_numpy()
+    types = cells.obs["cell_type"].astype(str).to_numpy()
+    donor = cells.obs["donor"].astype(str).to_numpy()
+    fit, test = np.isin(donor, training), donor == left_out
     with tempfile.TemporaryDirectory() as folder:
         config = settings(options, training)
         store = make_store(config, Path(folder))
         model = train(store, config, options)
-        z = embed(model, store, FILE, zeros=False)
-        x, panel = log1p(cells), cells.var["ensembl_id"].isin(store.vocabulary.gene_ids)
-        found = {"knockscreen": probe(z, types, fit, test)}
-        for name, table in (("pca_panel", x[:, panel.to_numpy()]), ("pca_all", x)):
-            pca = PCA(z.shape[1], svd_solver="randomized", random_state=0).fit(table[fit])
-            found[name] = probe(pca.transform(table), types, fit, test)
-        other = second.obs["cell_type"].map(SAME_TYPES).astype(object).fillna("").to_numpy()
-        known = other != ""
-        for name, zeros in (("pbmc3k_left_out", False), ("pbmc3k_zeros", True)):
-            there = embed(model, store, PBMC3K, zeros=zeros)
-            both = np.concatenate([z[fit], there[known]])
-            label = np.concatenate([types[fit], other[known]])
-            rows = np.arange(len(label)) < fit.sum()
-            found[name] = probe(both, label, rows, ~rows)
-        shared = [g for g in cells.var_names[panel] if g in set(second.var_names)]
-        a, b = x[fit][:, cells.var_names.get_indexer(shared)], log1p(second)[known]
-        b = b[:, second.var_names.get_indexer(shared)]
-        pca = PCA(z.shape[1], svd_solver="randomized", random_state=0).fit(a)
-        both = pca.transform(np.concatenate([a, b]))
-        found["pbmc3k_pca"] = probe(both, label, rows, ~rows)
+    z = embed(model, store, FILE)
+    probe = fitted(z[fit], types[fit], donor[fit])
+    found = {"knockscreen": macro_f1(probe, z[test], types[test])}
+    x = log1p(cells)
+    panel = cells.var["ensembl_id"].isin(store.vocabulary.gene_ids).to_numpy()
+    for name, table in (("pca_panel", x[:, panel]), ("pca_all", x)):
+        pca = PCA(z.shape[1], svd_solver="randomized", random_state=0).fit(table[fit])
+        y = pca.transform(table)
+        linear = fitted(y[fit], types[fit], donor[fit])
+        found[name] = macro_f1(linear, y[test], types[test])
+    for name, zeros in (("half_left_out", False), ("half_zeros", True)):
+        z = embed(model, store, FILE, zeros=zeros, hidden=0.5)
+        found[name] = macro_f1(probe, z[test], types[test])
+    other = second.obs["cell_type"].map(SAME_TYPES).astype(object).fillna("").to_numpy()
+    known = other != ""
+    for name, zeros in (("pbmc3k_left_out", False), ("pbmc3k_zeros", True)):
+        z = embed(model, store, PBMC3K, zeros=zeros)
+        found[name] = macro_f1(probe, z[known], other[known])
+    found["pbmc3k_pca"] = second_by_pca(x[fit], cells, second[known], z.shape[1], types[fit])
     return found
+
+
+def second_by_pca(
+    x: np.ndarray, cells: ad.AnnData, second: ad.AnnData, dims: int, types: np.ndarray
+) -> float:
+    """Return the macro-F1 on the second file of a PCA over all genes that both files have."""
+    shared = [g for g in cells.var_names if g in set(second.var_names)]
+    here, there = (a.var_names.get_indexer(shared) for a in (cells, second))
+    pca = PCA(dims, svd_solver="randomized", random_state=0).fit(x[:, here])
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
+    probe.fit(pca.transform(x[:, here]), types)
+    labels = second.obs["cell_type"].map(SAME_TYPES).astype(str).to_numpy()
+    return macro_f1(probe, pca.transform(log1p(second)[:, there]), labels)
 
 
 def main() -> None:
@@ -173,10 +199,11 @@ def main() -> None:
     splits = [(d, [e for e in donors if e != d]) for d in donors]
     if options.inner:
         splits = [(donors[1], donors[2:])]
-    print("donor", "knockscreen pca_panel pca_all pbmc3k_left_out pbmc3k_zeros pbmc3k_pca")
     rows = []
     for left_out, training in splits:
         found = judge(left_out, training, options)
+        if not rows:
+            print("donor", *found)
         rows.append(list(found.values()))
         print(left_out, *(f"{value:.4f}" for value in found.values()), flush=True)
     print("mean", *(f"{value:.4f}" for value in np.mean(rows, 0)))

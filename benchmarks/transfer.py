@@ -83,7 +83,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
-        knockscreen("simulate", settings, "-o", place / "input")
+        knockscreen("simulate", settings, "--output-dir", place / "input")
         files = ["-i", place / "input"]
         knockscreen("qc", settings, *files, "-o", place / "qc")
         knockscreen("normalize", settings, *files, "--qc-dir", place / "qc", "-o", place / "store")
