@@ -24,8 +24,8 @@ TENTH = {
     "simulate": {"cells": 2000, "donors": ["D3", "D4"]},
     "qc": {"min_cells": 1, "min_control_cells": 20},
     "splits": {"validation": 0.2, "test": 0.0},
-    "vae": {"training": {"steps": 300, "validate_every": 15, "patience": 1000}},
-    "flow": {"training": {"steps": 500, "validate_every": 25, "patience": 1000}},
+    "vae": {"training": {"steps": 200, "validate_every": 10, "patience": 1000}},
+    "flow": {"training": {"steps": 400, "validate_every": 20, "patience": 1000}},
 }
 """Laid over config.yaml; a fifth of the cells validates, so that losses can be told apart."""
 
