@@ -62,12 +62,15 @@ def knockscreen(*words: object) -> None:
     subprocess.run(["knockscreen", "--quiet", *map(str, words)], check=True)
 
 
-def train(run: Path, store: Path, folder: Path, seed: int) -> None:
-    """Train effect, VAE and flow on a store, with the settings of the run."""
+def train(run: Path, store: Path, folder: Path, seed: int, share: float) -> None:
+    """Train effect, VAE and flow on a store as the run did, with a share of its steps."""
     settings: dict = {"seed": seed}
     for name in MODELS:
         manifest = read_json(run / name / f"{name}.safetensors.manifest.json")
         settings[name] = manifest["settings"]
+        if "training" in settings[name]:
+            training = settings[name]["training"]
+            training["steps"] = round(share * training["steps"])
     told = ["--settings", json.dumps(settings), "--store", store, "-o", folder]
     knockscreen("fit-effects", *told)
     told += ["--effect", folder / "effect.safetensors"]
@@ -173,7 +176,8 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="a finished run, such as results/demo")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--cells", type=int, default=20, help="real cells per target")
-    parser.add_argument("--generated", type=int, default=120, help="generated cells per target")
+    parser.add_argument("--steps", type=float, default=1.0, help="share of the run's steps")
+    parser.add_argument("--generated", type=int, default=60, help="generated cells per target")
     options = parser.parse_args()
     run = options.run
     store = CellStore.open(run / "store")
@@ -184,7 +188,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as temporary:
             place = Path(temporary)
             picked = draw_cells(store, options.cells, seed)
-            train(run, few_cells_store(store, picked, place / "store"), place / "m", seed)
+            train(
+                run,
+                few_cells_store(store, picked, place / "store"),
+                place / "m",
+                seed,
+                options.steps,
+            )
             paths = {
                 "all_cells": {name: run / name / f"{name}.safetensors" for name in MODELS},
                 "same_cells": {name: place / "m" / f"{name}.safetensors" for name in MODELS},

@@ -4,7 +4,8 @@
 
 The base is a finished run; the target is the same simulated screen with a tenth of the cells and
 two other donors. Each seed trains the target's VAE and flow from nothing, and from the base with
-half as many steps (a whole schedule of warm-up and decay each). Told is the step at which the
+half as many steps (a whole schedule of warm-up and decay each), the VAE at a tenth of the learning
+rate, so that its latents stay near those that the base's flow was trained on. Told is the step at which the
 start from the base is at or below the best validation loss that the start from nothing reaches,
 over the step at which that is reached.
 """
@@ -24,8 +25,8 @@ TENTH = {
     "simulate": {"cells": 2000, "donors": ["D3", "D4"]},
     "qc": {"min_cells": 1, "min_control_cells": 20},
     "splits": {"validation": 0.2, "test": 0.0},
-    "vae": {"training": {"steps": 200, "validate_every": 10, "patience": 1000}},
-    "flow": {"training": {"steps": 400, "validate_every": 20, "patience": 1000}},
+    "vae": {"training": {"steps": 200, "batch_size": 32, "validate_every": 10, "patience": 1000}},
+    "flow": {"training": {"steps": 400, "batch_size": 32, "validate_every": 20, "patience": 1000}},
 }
 """Laid over config.yaml; a fifth of the cells validates, so that losses can be told apart."""
 
@@ -66,7 +67,10 @@ def train(
     """Train a vae or flow, from ``init`` with half the steps; return its validation losses."""
     start: dict = {"init_from": None if init is None else str(init)}
     if init is not None:
-        start["training"] = {"steps": settings[what]["training"]["steps"] // 2}
+        usual = settings[what]["training"]
+        start["training"] = {"steps": usual["steps"] // 2}
+        if what == "vae":
+            start["training"]["learning_rate"] = usual["learning_rate"] / 10
     knockscreen(f"train-{what}", merge(settings, {what: start}), *given, "-o", folder)
     return losses(folder)
 
