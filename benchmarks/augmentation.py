@@ -177,6 +177,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--cells", type=int, default=20, help="real cells per target")
     parser.add_argument("--steps", type=float, default=1.0, help="share of the run's steps")
+    parser.add_argument("--only", choices=["all_cells", "same_cells"], help="one generator alone")
     parser.add_argument("--generated", type=int, default=60, help="generated cells per target")
     options = parser.parse_args()
     run = options.run
@@ -188,13 +189,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as temporary:
             place = Path(temporary)
             picked = draw_cells(store, options.cells, seed)
-            train(
-                run,
-                few_cells_store(store, picked, place / "store"),
-                place / "m",
-                seed,
-                options.steps,
-            )
+            if options.only != "all_cells":
+                few = few_cells_store(store, picked, place / "store")
+                train(run, few, place / "m", seed, options.steps)
             paths = {
                 "all_cells": {name: run / name / f"{name}.safetensors" for name in MODELS},
                 "same_cells": {name: place / "m" / f"{name}.safetensors" for name in MODELS},
@@ -202,6 +199,7 @@ def main() -> None:
             generated = {
                 name: generate(run, models, place / f"{name}.h5ad", draws, seed)
                 for name, models in paths.items()
+                if options.only in (None, name)
             }
             for row in compare(store, picked, generated):
                 rows.append({"seed": seed, **row})

@@ -81,7 +81,7 @@ def train(store: CellStore, config: dict, options: argparse.Namespace) -> Transf
     training |= {"steps": options.steps, "validate_every": max(50, options.steps // 10)}
     training |= {"learning_rate": options.learning_rate, "ema_decay": options.ema}
     training |= {"batch_size": options.batch_size}
-    network = VaeSettings(VAE_SIZES[options.size], vae["input"], vae["dispersion"], options.library)
+    network = VaeSettings(VAE_SIZES[options.size], vae["input"], vae["dispersion"], vae["library"])
     cells = library_sizes(store, network.library)
     trained_as = VaeTraining(0.0, options.thinning)
     began = time.monotonic()
@@ -184,14 +184,13 @@ def second_by_pca(
 def main() -> None:
     """Print one line per split, and their mean."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", default="small", choices=list(VAE_SIZES))
-    parser.add_argument("--library", default="all", choices=["all", "panel"])
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--size", default="tiny", choices=list(VAE_SIZES))
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--genes", type=int, default=1000)
+    parser.add_argument("--genes", type=int, default=500)
     parser.add_argument("--thinning", type=float, default=0.0)
-    parser.add_argument("--learning-rate", type=float, default=0.002)
-    parser.add_argument("--ema", type=float, default=0.99)
+    parser.add_argument("--learning-rate", type=float, default=0.004)
+    parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--inner", action="store_true")
     options = parser.parse_args()

@@ -5,9 +5,9 @@
 The base is a finished run; the target is the same simulated screen with a tenth of the cells and
 two other donors. Each seed trains the target's VAE and flow from nothing, and from the base with
 half as many steps (a whole schedule of warm-up and decay each), the VAE at a tenth of the learning
-rate, so that its latents stay near those that the base's flow was trained on. Told is the step at which the
-start from the base is at or below the best validation loss that the start from nothing reaches,
-over the step at which that is reached.
+rate, so that its latents stay near those that the base's flow was trained on. Told is the step at
+which the start from the base is at or below the best validation loss that the start from nothing
+reaches, over the step at which that is reached.
 """
 
 import argparse
