@@ -19,8 +19,10 @@ MODULES = (
     "cli_embed",
     "cli_score",
     "cli_evaluate",
+    "cli_sweep",
     "cli_store",
     "cli_query",
+    "cli_signature",
     "cli_plot",
 )
 

@@ -114,12 +114,12 @@ def generate(
     """
     from knockscreen import generated
     from knockscreen.artifacts import digest, write_manifest
-    from knockscreen.cli_screen import _sampler
+    from knockscreen.cli_screen import make_sampler
 
     models = _models(run, {"vae": vae, "flow": flow, "effect": effect})
     own_seed, config = _screen_settings(models["flow"].parents[1], settings)
     seed = own_seed if seed is None else seed
-    sampler = _sampler(seed, config, **models)
+    sampler = make_sampler(seed, config, **models)
     targets = generated.resolve_targets(sampler, perturbation)
     v, known = sampler.model.vocabulary, sampler.model.library_size_log
     contexts = generated.resolve_contexts(v, list(known), context)

@@ -17,7 +17,13 @@ from knockscreen.config.data import (
     SplitsConfig,
 )
 from knockscreen.config.model import EffectConfig, FlowConfig, ScreenConfig, VaeConfig
-from knockscreen.config.results import EvaluateConfig, RankConfig, ReportConfig
+from knockscreen.config.results import (
+    EvaluateConfig,
+    GateConfig,
+    RankConfig,
+    ReportConfig,
+    SweepConfig,
+)
 from knockscreen.errors import ConfigError, suggest
 
 
@@ -38,8 +44,10 @@ class Config(Section):
     vae: VaeConfig
     flow: FlowConfig
     screen: ScreenConfig
+    gate: GateConfig
     rank: RankConfig
     evaluate: EvaluateConfig
+    sweep: SweepConfig
     report: ReportConfig
 
 
