@@ -60,14 +60,15 @@ STAGES: dict[str, Stage] = {
     ),
     "generate_matched": Stage(("cli_screen.py::generate_matched",), ("seed", "screen")),
     "score": Stage(("cli_score.py::score",), ("programs", "rank")),
-    "measure": Stage(("cli_score.py::measure",), ("seed", "programs", "rank")),
+    "measure": Stage(("cli_score.py::measure",), ("seed", "programs", "rank", "measured")),
     "rank": Stage(("cli_score.py::rank",), ("seed", "rank")),
     "evaluate": Stage(("cli_evaluate.py::evaluate",), ("seed", "programs", "rank", "evaluate")),
     "build_db": Stage(
         ("cli_store.py::build_db",),
         (
             *("run", "seed", "data", "simulate", "qc", "panel", "splits", "programs"),
-            *("effect", "vae", "flow", "screen", "rank", "evaluate", "report"),
+            *("effect", "vae", "flow", "screen", "measured", "rank"),
+            *("evaluate", "report"),
         ),
         files=("store/*.sql",),
     ),

@@ -43,7 +43,12 @@ from knockscreen.config.reading import (
     read_values,
     validate,
 )
-from knockscreen.config.results import EvaluateConfig, RankConfig, ReportConfig
+from knockscreen.config.results import (
+    EvaluateConfig,
+    MeasuredConfig,
+    RankConfig,
+    ReportConfig,
+)
 
 __all__ = [
     "DATA_FOLDER",
@@ -60,6 +65,7 @@ __all__ = [
     "GuidanceConfig",
     "HeldOutContext",
     "InputPath",
+    "MeasuredConfig",
     "NonNegative",
     "PanelConfig",
     "Positive",

@@ -17,7 +17,12 @@ from knockscreen.config.data import (
     SplitsConfig,
 )
 from knockscreen.config.model import EffectConfig, FlowConfig, ScreenConfig, VaeConfig
-from knockscreen.config.results import EvaluateConfig, RankConfig, ReportConfig
+from knockscreen.config.results import (
+    EvaluateConfig,
+    MeasuredConfig,
+    RankConfig,
+    ReportConfig,
+)
 from knockscreen.errors import ConfigError, suggest
 
 
@@ -38,6 +43,7 @@ class Config(Section):
     vae: VaeConfig
     flow: FlowConfig
     screen: ScreenConfig
+    measured: MeasuredConfig
     rank: RankConfig
     evaluate: EvaluateConfig
     report: ReportConfig

@@ -15,6 +15,14 @@ class RankConfig(Section):
     resamples: Positive = Field(description="bootstrap resamples of the interval")
 
 
+class MeasuredConfig(Section):
+    """How the real cells of a knock-down are compared with control cells."""
+
+    replicates: Literal["auto", "guide", "replicate"] = Field(
+        description="unit of replication: guides, the replicate column, or guides where known"
+    )
+
+
 class EvaluateConfig(Section):
     """How predictions are judged by held-out cells."""
 

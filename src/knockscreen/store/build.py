@@ -27,12 +27,16 @@ Progress = Callable[[int, int, str], None]
 RANKING_COLUMNS = (
     "program", "context", "target_gene", "target_gene_id", "direction", "rank", "rank_low",
     "rank_high", "score", "score_sd", "p_value", "fdr", "evidence", "control_status", "n_genes",
+    "source",
 )  # fmt: skip
 SCORE_COLUMNS = (
     "program", "context", "target_gene_id", "target_gene", "evidence", "score", "score_sd",
-    "n_genes",
+    "n_genes", "source",
 )  # fmt: skip
-HALF_COLUMNS = ("program", "context", "target_gene_id", "score_half_a", "score_half_b", "n_cells")
+HALF_COLUMNS = (
+    "program", "context", "target_gene_id", "score_half_a", "score_half_b", "n_cells",
+    "n_replicates",
+)  # fmt: skip
 CEILING_COLUMNS = ("program", "context", "n_targets", "spearman_half", "ceiling", "splits")
 DISK_FULL = ("No space left", "File too large", "Could not write", "Could not truncate", "max_temp")
 
@@ -124,6 +128,7 @@ def _fill(
     progress(1, total, "rankings and scores")
     insert_rankings(connection, rankings)
     insert_scores(connection, results)
+    _insert_ceilings(connection, results)
     for done, (key, name) in enumerate(contexts.select("context_key", "context").iter_rows()):
         progress(2 + done, total, f"effects in {name}")
         effects.insert_context(connection, shards, key, name)
@@ -171,7 +176,7 @@ def insert(connection: duckdb.DuckDBPyConnection, table: str, frame: pl.DataFram
 def insert_rankings(connection: duckdb.DuckDBPyConnection, rankings: pl.DataFrame) -> None:
     """Insert the rankings in the order in which they are asked for."""
     measured = pl.col("evidence") == "measured"
-    order = ("program", "context", "direction", measured, "rank", "target_gene_id")
+    order = ("program", "context", "direction", measured, "source", "rank", "target_gene_id")
     insert(connection, "rankings", rankings.sort(*order))
 
 
@@ -182,35 +187,39 @@ def insert_scores(connection: duckdb.DuckDBPyConnection, results: Path) -> None:
     keys = ["program", "context", "target_gene_id"]
     if halves_file.exists():
         halves = tables.read_table(halves_file, HALF_COLUMNS)
-        halves = halves.with_columns(evidence=pl.lit("measured"))
-        scores = scores.join(halves, on=[*keys, "evidence"], how="left")
+        halves = halves.with_columns(evidence=pl.lit("measured"), source=pl.lit(None, pl.String))
+        on = [*keys, "evidence", "source"]
+        scores = scores.join(halves, on=on, how="left", nulls_equal=True)
     connection.register("scores", scores)
     halves_sql = ", ".join(
         f"s.{name}" if name in scores.columns else f"null as {name}"
-        for name in ("n_cells", "score_half_a", "score_half_b")
+        for name in ("n_cells", "n_replicates", "score_half_a", "score_half_b")
     )
     connection.execute(
         f"""
         with ranks as (
-            select program, context, target_gene_id, evidence,
+            select program, context, target_gene_id, evidence, source,
                 max(rank) filter (direction = 'toward') as rank_toward,
                 max(rank) filter (direction = 'away') as rank_away
             from rankings group by all
         ), sizes as (
-            select program, context, evidence = 'measured' as is_measured, max(rank) as n_ranked
+            select program, context, evidence = 'measured' as is_measured, source,
+                max(rank) as n_ranked
             from rankings group by all
         )
         insert into program_scores by name
         select t.target_key, s.target_gene, s.target_gene_id, s.context, s.program, s.evidence,
-            s.score, s.score_sd, s.n_genes, r.rank_toward, r.rank_away,
+            s.source, s.score, s.score_sd, s.n_genes, r.rank_toward, r.rank_away,
             case when r.rank_toward is not null then z.n_ranked end as n_ranked, {halves_sql}
         from scores s
         join targets t using (target_gene_id)
         left join ranks r on r.program = s.program and r.context = s.context
             and r.target_gene_id = s.target_gene_id and r.evidence = s.evidence
+            and r.source is not distinct from s.source
         left join sizes z on z.program = s.program and z.context = s.context
             and z.is_measured = (s.evidence = 'measured')
-        order by t.target_key, s.context, s.program, s.evidence
+            and z.source is not distinct from s.source
+        order by t.target_key, s.context, s.program, s.evidence, s.source nulls first
         """
     )
     connection.unregister("scores")
@@ -221,6 +230,9 @@ def insert_scores(connection: duckdb.DuckDBPyConnection, results: Path) -> None:
             " them belong to a target of screen/candidates.parquet; run plan and rank again."
         )
         raise DataError(msg)
+
+
+def _insert_ceilings(connection: duckdb.DuckDBPyConnection, results: Path) -> None:
     ceiling_file = results / "measured/ceiling.parquet"
     if ceiling_file.exists():
         ceilings = tables.read_table(ceiling_file, CEILING_COLUMNS)

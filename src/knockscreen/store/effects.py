@@ -17,7 +17,7 @@ EFFECT_COLUMNS = (
 )  # fmt: skip
 MEASURED_COLUMNS = (
     "target_gene_id", "context", "gene_id", "log2_fold_change", "delta", "standard_error",
-    "n_cells", "n_control_cells", "p_value", "fdr",
+    "n_cells", "n_control_cells", "n_replicates", "n_control_replicates", "p_value", "fdr",
 )  # fmt: skip
 CONTROL_TOLERANCE = 1e-3
 
@@ -152,7 +152,7 @@ def insert_measured(
         """
         insert into measured_by_target
         select $key, t.target_key, g.gene_key, e.log2_fold_change, e.delta, e.standard_error,
-            e.n_cells, e.n_control_cells, e.p_value, e.fdr
+            e.n_cells, e.n_control_cells, e.n_replicates, e.n_control_replicates, e.p_value, e.fdr
         from read_parquet($paths) e
         join targets t using (target_gene_id)
         join genes g using (gene_id)

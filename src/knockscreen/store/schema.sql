@@ -136,7 +136,7 @@ comment on column effects_by_gene.delta_se is 'Monte-Carlo standard error of del
 create table measured_by_target (
     context_key usmallint, target_key usmallint, gene_key usmallint, log2_fold_change float,
     delta float, standard_error float, n_cells integer, n_control_cells integer,
-    p_value double, fdr double
+    n_replicates integer, n_control_replicates integer, p_value double, fdr double
 );
 comment on table measured_by_target is 'Effects in the real cells, sorted by context, target, gene';
 comment on column measured_by_target.context_key is 'see contexts';
@@ -144,17 +144,19 @@ comment on column measured_by_target.target_key is 'see targets';
 comment on column measured_by_target.gene_key is 'see genes';
 comment on column measured_by_target.log2_fold_change is 'log2 of mean expression, knocked-down over control cells; positive = up after the knock-down';
 comment on column measured_by_target.delta is 'mean of log1p counts per 10,000 (natural log), knocked-down minus control cells';
-comment on column measured_by_target.standard_error is 'standard error of delta; NULL if it cannot be estimated';
+comment on column measured_by_target.standard_error is 'standard error of delta over replicates where p_value is given, else over cells (a lower bound); NULL if it cannot be estimated';
 comment on column measured_by_target.n_cells is 'knocked-down cells';
 comment on column measured_by_target.n_control_cells is 'control cells';
-comment on column measured_by_target.p_value is 'two-sided p-value over replicates; NULL without replicates';
-comment on column measured_by_target.fdr is 'false discovery rate of p_value; NULL without replicates';
+comment on column measured_by_target.n_replicates is 'replicate units of the knock-down (guides, wells or batches), over the contexts pooled';
+comment on column measured_by_target.n_control_replicates is 'replicate units of the control';
+comment on column measured_by_target.p_value is 'two-sided p-value of delta over replicates; NULL with fewer than two on a side';
+comment on column measured_by_target.fdr is 'Benjamini-Hochberg false discovery rate of p_value over the genes of the knock-down and context';
 
 create table program_scores (
     target_key usmallint, target_gene varchar, target_gene_id varchar, context varchar,
-    program varchar, evidence varchar, score double, score_sd double, n_genes integer,
-    rank_toward integer, rank_away integer, n_ranked integer, n_cells integer,
-    score_half_a double, score_half_b double
+    program varchar, evidence varchar, source varchar, score double, score_sd double,
+    n_genes integer, rank_toward integer, rank_away integer, n_ranked integer, n_cells integer,
+    n_replicates integer, score_half_a double, score_half_b double
 );
 comment on table program_scores is 'How far each knock-down moves cells toward each program, sorted by target; predicted and measured are separate rows';
 comment on column program_scores.target_key is 'see targets';
@@ -163,13 +165,15 @@ comment on column program_scores.target_gene_id is 'Ensembl id of the knocked-do
 comment on column program_scores.context is 'see contexts';
 comment on column program_scores.program is 'see programs';
 comment on column program_scores.evidence is 'predicted_seen, predicted_unseen or measured';
-comment on column program_scores.score is 'weighted mean of delta (log1p CP10k) over the program genes, the target itself left out; positive = toward the program';
+comment on column program_scores.source is 'of measured rows: name of the table from elsewhere; NULL for the cells of this run and for predicted rows';
+comment on column program_scores.score is 'weighted mean of delta (log1p CP10k; with a source, of log2 fold change) over the program genes, the target itself left out; positive = toward the program';
 comment on column program_scores.score_sd is 'standard deviation of the score, as in rankings; NULL if it cannot be estimated';
 comment on column program_scores.n_genes is 'program genes that carry the score';
 comment on column program_scores.rank_toward is 'rank by score from 1 = highest, among predicted or among measured rows';
 comment on column program_scores.rank_away is 'rank by score from 1 = lowest, among predicted or among measured rows';
 comment on column program_scores.n_ranked is 'knock-downs in that ranking';
 comment on column program_scores.n_cells is 'measured knocked-down cells; NULL for predicted rows';
+comment on column program_scores.n_replicates is 'replicate units of the measured knock-down (guides, wells or batches); NULL for predicted rows';
 comment on column program_scores.score_half_a is 'score from one random half of the measured cells; NULL for predicted rows';
 comment on column program_scores.score_half_b is 'score from the other half of the measured cells; NULL for predicted rows';
 
@@ -177,7 +181,7 @@ create table rankings (
     program varchar, context varchar, target_gene varchar, target_gene_id varchar,
     direction varchar, rank integer, rank_low integer, rank_high integer, score double,
     score_sd double, p_value double, fdr double, evidence varchar, control_status varchar,
-    n_genes integer
+    n_genes integer, source varchar
 );
 comment on table rankings is 'Knock-downs in order, per program, context, direction; predicted rows are ranked among themselves and measured rows among themselves';
 comment on column rankings.program is 'see programs';
@@ -188,13 +192,14 @@ comment on column rankings.direction is 'toward: highest score first; away: lowe
 comment on column rankings.rank is 'position from 1 = best; ties by target_gene_id';
 comment on column rankings.rank_low is 'lower (better) end of the rank interval over resampled draws';
 comment on column rankings.rank_high is 'upper (worse) end of the rank interval over resampled draws';
-comment on column rankings.score is 'weighted mean of delta (log1p CP10k) over the program genes, the target itself left out; positive = toward, in both directions';
+comment on column rankings.score is 'weighted mean of delta (log1p CP10k; with a source, of log2 fold change) over the program genes, the target itself left out; positive = toward, in both directions';
 comment on column rankings.score_sd is 'standard deviation of the score over draws; NULL if it cannot be estimated';
-comment on column rankings.p_value is 'p-value against decoy knock-downs; NULL if not computed';
+comment on column rankings.p_value is 'of predicted rows: against decoy knock-downs; of measured rows: two-sided, over replicates; NULL if not computed';
 comment on column rankings.fdr is 'false discovery rate per program and context; NULL if not computed';
 comment on column rankings.evidence is 'predicted_seen, predicted_unseen or measured';
 comment on column rankings.control_status is 'what the positive controls say about the program: not_tested if there are none';
 comment on column rankings.n_genes is 'program genes that carry the score';
+comment on column rankings.source is 'of measured rows: name of the table from elsewhere, ranked apart; NULL for the cells of this run and for predicted rows';
 
 create table ceilings (
     program varchar, context varchar, n_targets integer, spearman_half double, ceiling double,
@@ -302,7 +307,8 @@ comment on column movers.is_target is 'true for the knocked-down gene itself, wh
 
 create view measured_effects as
 select t.target_gene, t.target_gene_id, c.context, g.gene, g.gene_id, e.log2_fold_change,
-    e.delta, e.standard_error, e.n_cells, e.n_control_cells, e.p_value, e.fdr,
+    e.delta, e.standard_error, e.n_cells, e.n_control_cells, e.n_replicates,
+    e.n_control_replicates, e.p_value, e.fdr,
     coalesce(t.gene_key = e.gene_key, false) as is_target
 from measured_by_target e
 join targets t using (target_key)
@@ -316,9 +322,11 @@ comment on column measured_effects.gene is 'gene symbol';
 comment on column measured_effects.gene_id is 'Ensembl id of the gene';
 comment on column measured_effects.log2_fold_change is 'log2 of mean expression, knocked-down over control cells; positive = up after the knock-down';
 comment on column measured_effects.delta is 'mean of log1p counts per 10,000 (natural log), knocked-down minus control cells';
-comment on column measured_effects.standard_error is 'standard error of delta; NULL if it cannot be estimated';
+comment on column measured_effects.standard_error is 'standard error of delta over replicates where p_value is given, else over cells (a lower bound); NULL if it cannot be estimated';
 comment on column measured_effects.n_cells is 'knocked-down cells';
 comment on column measured_effects.n_control_cells is 'control cells';
-comment on column measured_effects.p_value is 'two-sided p-value over replicates; NULL without replicates';
-comment on column measured_effects.fdr is 'false discovery rate of p_value; NULL without replicates';
+comment on column measured_effects.n_replicates is 'replicate units of the knock-down (guides, wells or batches), over the contexts pooled';
+comment on column measured_effects.n_control_replicates is 'replicate units of the control';
+comment on column measured_effects.p_value is 'two-sided p-value of delta over replicates; NULL with fewer than two on a side';
+comment on column measured_effects.fdr is 'Benjamini-Hochberg false discovery rate of p_value over the genes of the knock-down and context';
 comment on column measured_effects.is_target is 'true for the knocked-down gene itself, which program scores leave out';
