@@ -17,6 +17,8 @@ MODULES = (
     "cli_model",
     "cli_screen",
     "cli_score",
+    "cli_external",
+    "cli_validate",
     "cli_evaluate",
     "cli_store",
     "cli_query",

@@ -61,13 +61,16 @@ STAGES: dict[str, Stage] = {
     "generate_matched": Stage(("cli_screen.py::generate_matched",), ("seed", "screen")),
     "score": Stage(("cli_score.py::score",), ("programs", "rank")),
     "measure": Stage(("cli_score.py::measure",), ("seed", "programs", "rank", "measured")),
+    "external": Stage(
+        ("cli_external.py::load_external",), ("seed", "programs", "rank", "external")
+    ),
     "rank": Stage(("cli_score.py::rank",), ("seed", "rank")),
     "evaluate": Stage(("cli_evaluate.py::evaluate",), ("seed", "programs", "rank", "evaluate")),
     "build_db": Stage(
         ("cli_store.py::build_db",),
         (
             *("run", "seed", "data", "simulate", "qc", "panel", "splits", "programs"),
-            *("effect", "vae", "flow", "screen", "measured", "rank"),
+            *("effect", "vae", "flow", "screen", "measured", "external", "rank"),
             *("evaluate", "report"),
         ),
         files=("store/*.sql",),

@@ -45,6 +45,8 @@ from knockscreen.config.reading import (
 )
 from knockscreen.config.results import (
     EvaluateConfig,
+    ExternalColumns,
+    ExternalConfig,
     MeasuredConfig,
     RankConfig,
     ReportConfig,
@@ -60,6 +62,8 @@ __all__ = [
     "DataConfig",
     "EffectConfig",
     "EvaluateConfig",
+    "ExternalColumns",
+    "ExternalConfig",
     "FlowConfig",
     "Fraction",
     "GuidanceConfig",

@@ -19,6 +19,7 @@ from knockscreen.config.data import (
 from knockscreen.config.model import EffectConfig, FlowConfig, ScreenConfig, VaeConfig
 from knockscreen.config.results import (
     EvaluateConfig,
+    ExternalConfig,
     MeasuredConfig,
     RankConfig,
     ReportConfig,
@@ -44,6 +45,7 @@ class Config(Section):
     flow: FlowConfig
     screen: ScreenConfig
     measured: MeasuredConfig
+    external: list[ExternalConfig] = Field(description="measured tables from elsewhere")
     rank: RankConfig
     evaluate: EvaluateConfig
     report: ReportConfig

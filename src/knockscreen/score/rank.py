@@ -285,7 +285,8 @@ def _resample_predicted(rows: pl.DataFrame, settings: RankConfig, seed: int) -> 
     return resample_blocks(rows["score"].to_numpy(), blocks, shares)
 
 
-def _resample_measured(rows: pl.DataFrame, settings: RankConfig, seed: int) -> Floats:
+def resample_errors(rows: pl.DataFrame, settings: RankConfig, seed: int) -> Floats:
+    """Return scores (R, T) redrawn from a normal distribution with their standard error."""
     error = rows["score_sd"].fill_null(0.0).to_numpy()
     noise = np.random.default_rng([seed, 1]).standard_normal((settings.resamples, len(rows)))
     return np.asarray(rows["score"].to_numpy() + error * noise)
@@ -299,7 +300,7 @@ def rank_program(
     contexts = sorted({*predicted["context"], *measured["context"]})
     score_rows, ranking_rows = [], []
     for context in contexts:
-        for rows, resample in ((predicted, _resample_predicted), (measured, _resample_measured)):
+        for rows, resample in ((predicted, _resample_predicted), (measured, resample_errors)):
             part = rows.filter(pl.col("context") == context)
             score_rows.append(part.select(*SCORES))
             scored = part.drop_nulls("score")

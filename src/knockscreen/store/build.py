@@ -116,12 +116,13 @@ def _fill(
     shards = effects.shards_of(results)
     names = set(plan["contexts"]) | set(rankings["context"].unique())
     measured = [str(path) for path in [results / "measured/effects.parquet"] if path.exists()]
-    names |= effects.contexts_of(shards) | effects.contexts_of(measured)
+    external, others = effects.external_targets(results)
+    names |= effects.contexts_of(shards) | effects.contexts_of([*measured, *external])
     contexts = tables.contexts(results, store, names)
     total = contexts.height + 2
 
     progress(0, total, "genes, targets and programs")
-    _insert_entities(connection, results, store, contexts)
+    _insert_entities(connection, results, store, contexts, others)
     members = tables.program_genes(programs, tables.genes(results, store))
     insert(connection, "program_genes", members.sort("program", "gene_key", nulls_last=True))
     insert(connection, "programs", tables.programs(members, rankings))
@@ -133,7 +134,8 @@ def _fill(
         progress(2 + done, total, f"effects in {name}")
         effects.insert_context(connection, shards, key, name)
         effects.insert_measured(connection, measured, key, name)
-    effects.check(connection, shards, measured)
+        effects.insert_external(connection, external, key, name)
+    effects.check(connection, shards, measured, external)
     for name, frame in evaluation_tables(results).items():
         insert(connection, name, frame)
     insert(connection, "artifacts", tables.artifacts(results))
@@ -146,11 +148,12 @@ def _insert_entities(
     results: Path,
     store: dict[str, Any],
     contexts: pl.DataFrame,
+    external: pl.DataFrame,
 ) -> None:
     genes = tables.genes(results, store)
     insert(connection, "genes", genes)
     measured = tables.target_contexts(results)
-    targets = tables.targets(results, genes, measured)
+    targets = tables.targets(results, genes, measured, external)
     insert(connection, "targets", targets)
     keys = targets.select("target_gene_id", "target_key")
     measured = measured.join(keys, on="target_gene_id").sort("target_key", "context")

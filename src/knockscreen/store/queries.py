@@ -78,6 +78,7 @@ def top(
             select * from rankings
             where program = $program and direction = $direction
                 and list_contains($contexts, context) and {IS_EVIDENCE[evidence]}
+                and source is null
             qualify row_number() over (partition by context order by rank) <= $n
         )
         select r.*, m.score as measured_score, m.score_sd as measured_score_sd
@@ -85,6 +86,7 @@ def top(
         left join (
             select context, target_gene_id, score, score_sd from rankings
             where program = $program and direction = $direction and evidence = 'measured'
+                and source is null
         ) m on m.context = r.context and m.target_gene_id = r.target_gene_id
         order by list_position($contexts, r.context), r.rank
         """,
@@ -119,6 +121,7 @@ def show_programs(
         with scores as (
             select * from program_scores
             where target_key = $target and list_contains($contexts, context)
+                and source is null
         ), predicted as (select * from scores where evidence <> 'measured'),
         measured as (select * from scores where evidence = 'measured')
         select coalesce(p.target_gene, m.target_gene) as target_gene,
@@ -268,7 +271,7 @@ def compare(
         """
         with scores as (
             select * from rankings where direction = 'toward' and program in ($a, $b)
-                and list_contains($contexts, context)
+                and list_contains($contexts, context) and source is null
         ), pairs as (
             select a.context, a.target_gene, a.target_gene_id, a.evidence, a.score as score_a,
                 a.score_sd as score_sd_a, b.score as score_b, b.score_sd as score_sd_b,

@@ -152,6 +152,20 @@ comment on column measured_by_target.n_control_replicates is 'replicate units of
 comment on column measured_by_target.p_value is 'two-sided p-value of delta over replicates; NULL with fewer than two on a side';
 comment on column measured_by_target.fdr is 'Benjamini-Hochberg false discovery rate of p_value over the genes of the knock-down and context';
 
+create table external_by_target (
+    context_key usmallint, target_key usmallint, gene_key usmallint, source varchar,
+    log2_fold_change float, log2_fold_change_se float, p_value double, fdr double
+);
+comment on table external_by_target is 'Effects that measured tables from elsewhere have (section external of the settings), sorted by context, target, source, gene';
+comment on column external_by_target.context_key is 'see contexts; the context that the settings map the condition of the table to';
+comment on column external_by_target.target_key is 'see targets';
+comment on column external_by_target.gene_key is 'see genes; genes that the input has not are left out';
+comment on column external_by_target.source is 'name of the table';
+comment on column external_by_target.log2_fold_change is 'log2 fold change as the table has it, knocked-down over control; positive = up after the knock-down';
+comment on column external_by_target.log2_fold_change_se is 'its standard error, log2 units; NULL if the table has none';
+comment on column external_by_target.p_value is 'p-value as the table has it; NULL if it has none';
+comment on column external_by_target.fdr is 'adjusted p-value as the table has it; NULL if it has none';
+
 create table program_scores (
     target_key usmallint, target_gene varchar, target_gene_id varchar, context varchar,
     program varchar, evidence varchar, source varchar, score double, score_sd double,
@@ -306,20 +320,25 @@ comment on column movers.evidence is 'predicted_seen or predicted_unseen';
 comment on column movers.is_target is 'true for the knocked-down gene itself, which program scores leave out';
 
 create view measured_effects as
-select t.target_gene, t.target_gene_id, c.context, g.gene, g.gene_id, e.log2_fold_change,
-    e.delta, e.standard_error, e.n_cells, e.n_control_cells, e.n_replicates,
-    e.n_control_replicates, e.p_value, e.fdr,
+select t.target_gene, t.target_gene_id, c.context, g.gene, g.gene_id, e.source,
+    e.log2_fold_change, e.log2_fold_change_se, e.delta, e.standard_error, e.n_cells,
+    e.n_control_cells, e.n_replicates, e.n_control_replicates, e.p_value, e.fdr,
     coalesce(t.gene_key = e.gene_key, false) as is_target
-from measured_by_target e
+from (
+    select *, null::varchar as source, null::float as log2_fold_change_se from measured_by_target
+    union all by name select * from external_by_target
+) e
 join targets t using (target_key)
 join contexts c using (context_key)
 join genes g on g.gene_key = e.gene_key;
-comment on view measured_effects is 'Effect of each knock-down on each gene in the real cells, with names';
+comment on view measured_effects is 'Effect of each knock-down on each gene in the real cells of the run and in measured tables from elsewhere, with names';
 comment on column measured_effects.target_gene is 'symbol of the knocked-down gene';
 comment on column measured_effects.target_gene_id is 'Ensembl id of the knocked-down gene';
 comment on column measured_effects.context is 'see contexts';
 comment on column measured_effects.gene is 'gene symbol';
 comment on column measured_effects.gene_id is 'Ensembl id of the gene';
+comment on column measured_effects.source is 'name of the table from elsewhere; NULL for the cells of this run';
+comment on column measured_effects.log2_fold_change_se is 'standard error of log2_fold_change; NULL for the cells of this run, whose test is of delta';
 comment on column measured_effects.log2_fold_change is 'log2 of mean expression, knocked-down over control cells; positive = up after the knock-down';
 comment on column measured_effects.delta is 'mean of log1p counts per 10,000 (natural log), knocked-down minus control cells';
 comment on column measured_effects.standard_error is 'standard error of delta over replicates where p_value is given, else over cells (a lower bound); NULL if it cannot be estimated';
