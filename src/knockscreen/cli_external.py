@@ -94,8 +94,8 @@ def rank_external(
     """Rank the knock-downs of a measured table on gene programs, without any model or run."""
     from knockscreen.artifacts import atomic, write_manifest
     from knockscreen.config import ExternalConfig, RankConfig, validate
+    from knockscreen.score import external_scores as ranking_of
     from knockscreen.score.external import open_external
-    from knockscreen.score.external_scores import rank_external as ranked
     from knockscreen.score.programs import program_matrix, read_programs
 
     values = {
@@ -113,7 +113,8 @@ def rank_external(
     )  # fmt: skip
     for name, (n, total) in matrix.dropped.items():
         log.warning("program %s is left out: %d of its %d genes are measured", name, n, total)
-    scores, rankings = ranked(opened, matrix, ranking, seed, min_genes=min_genes)
+    scored = ranking_of.rank_external_scores(opened, matrix, min_genes=min_genes)
+    scores, rankings = ranking_of.rank_external(scored, ranking, seed)
     for name, frame in (("program_scores", scores), ("rankings", rankings)):
         for kind in ("parquet", "csv"):
             output = output_dir / f"{name}.{kind}"

@@ -202,31 +202,35 @@ def _on_run(rows: pl.DataFrame, panel: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(columns)
 
 
-def rank_external(
-    table: External, programs: ProgramMatrix, settings: RankConfig, seed: int, *, min_genes: int
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return program scores and rankings of one table, without any run.
+def rank_external_scores(
+    table: External, programs: ProgramMatrix, *, min_genes: int = 1
+) -> pl.DataFrame:
+    """Return the program scores of one table without any run, in the columns of ``SCORE_SCHEMA``.
 
-    Contexts are those that ``table.settings.contexts`` names, or ``condition=<condition>``.
+    Contexts are those that ``table.settings.contexts`` names, or the conditions themselves.
     """
     config = table.settings
     if not config.contexts:
-        names = {c: f"condition={c}" if c != "all" else c for c in table.conditions}
+        names = {condition: condition for condition in table.conditions}
         config = config.model_copy(update={"contexts": names})
     used = [programs.gene_ids[i] for i in programs.columns]
     frames = [
         score_profiles(
-            named_contexts(profiles, config),
-            named_contexts(rows, config),
-            programs,
-            config,
+            named_contexts(profiles, config), named_contexts(rows, config), programs, config,
             min_genes=min_genes,
         )
         for profiles, rows in table.chunks(used)
-    ]
-    scores = pl.concat(frames).rename({"standard_error": "score_sd"})
+    ]  # fmt: skip
+    return pl.concat(frames).sort("program", "context", "target_gene_id")
+
+
+def rank_external(
+    scores: pl.DataFrame, settings: RankConfig, seed: int
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the score rows and the rankings of :func:`rank_external_scores`."""
+    scores = scores.rename({"standard_error": "score_sd"})
     scores = scores.with_columns(pl.lit(Evidence.MEASURED.value).alias("evidence"))
-    scores = scores.select(*SCORES).sort("program", "context", "target_gene_id")
+    scores = scores.select(*SCORES)
     rankings = [pl.DataFrame(schema=RANKINGS)]
     for part in scores.drop_nulls("score").partition_by("program", "context", maintain_order=True):
         resampled = resample_errors(part, settings, seed)

@@ -21,7 +21,7 @@ DATE = re.compile(
 )
 TARGET = ("target_gene", "target_contrast_gene_name", "perturbed_gene_name", "perturbed_gene")
 TARGET_ID = ("target_gene_id", "target_contrast", "perturbed_gene_id")
-ANY_GENE = (*TARGET, "id", "regulator", "gene", "Gene", "gene_symbol", "symbol", *TARGET_ID)
+ANY_GENE = (*TARGET, "regulator", "gene", "Gene", "gene_symbol", "symbol", "id", *TARGET_ID)
 
 
 def read_published(path: Path | str) -> pl.DataFrame:
