@@ -10,7 +10,9 @@ resample drew it), so that one sort serves all resamples; ties count as half, as
 - ``sign``: share of hits whose score has the sign of their effect; scores of 0 count as half.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -32,6 +34,8 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "n_hits": pl.Int64,
 }
 COVERAGE = 0.95
+ROWS_AT_ONCE = 64
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class _Order:
         return np.diff(total, prepend=0.0, axis=-1)
 
 
-def auroc(order: "_Order", hit: Bools, weights: Floats) -> Floats:
+def auroc(order: _Order, hit: Bools, weights: Floats) -> Floats:
     """Return the area under the ROC curve for weights (..., N); NaN without hits or others."""
     hits, others = order.runs(weights * hit), order.runs(weights * ~hit)
     below = np.cumsum(others, axis=-1) - others / 2
@@ -70,7 +74,7 @@ def auroc(order: "_Order", hit: Bools, weights: Floats) -> Floats:
         return np.asarray((hits * below).sum(-1) / (hits.sum(-1) * others.sum(-1)))
 
 
-def auprc(order: "_Order", hit: Bools, weights: Floats) -> Floats:
+def auprc(order: _Order, hit: Bools, weights: Floats) -> Floats:
     """Return average precision for weights (..., N); NaN without hits."""
     hits = order.runs(weights * hit)[..., ::-1]
     called = np.cumsum(order.runs(weights)[..., ::-1], axis=-1)
@@ -79,7 +83,7 @@ def auprc(order: "_Order", hit: Bools, weights: Floats) -> Floats:
         return np.asarray((precision * hits).sum(-1) / hits.sum(-1))
 
 
-def spearman(order: "_Order", other: "_Order", weights: Floats) -> Floats:
+def spearman(order: _Order, other: _Order, weights: Floats) -> Floats:
     """Return Spearman's correlation for weights (..., N), ties averaged; NaN if one is constant."""
     ranks = []
     for one in (order, other):
@@ -137,7 +141,9 @@ def agreement(
                 found[one.name, kind, metric] = _chunked(measure, order, hit, weights)
         if one.signed:
             ranked = (_Order.of(one.score), _Order.of(effect))
-            found[one.name, "all genes", "spearman"] = _chunked(spearman, *ranked, weights)
+            found[one.name, "all genes", "spearman"] = _chunked(
+                spearman, ranked[0], ranked[1], weights
+            )
             found[one.name, "any", "sign"] = sign_agreement(one.score, effect, is_hit, weights)
     counts = {kind: int(hit.sum()) for kind, hit in kinds.items()}
     rows = [_row(key, None, values, n, counts) for key, values in found.items()]
@@ -154,13 +160,12 @@ def agreement(
     )
 
 
-def _chunked(measure: object, one: object, two: object, weights: Floats, rows: int = 64) -> Floats:
+def _chunked(
+    measure: Callable[[_Order, T, Floats], Floats], one: _Order, two: T, weights: Floats
+) -> Floats:
     """Return a measure for all rows of weights, a few at a time: memory stays that of those."""
-    parts = [
-        measure(one, two, weights[start : start + rows])  # type: ignore[operator]
-        for start in range(0, len(weights), rows)
-    ]
-    return np.concatenate(parts)
+    starts = range(0, len(weights), ROWS_AT_ONCE)
+    return np.concatenate([measure(one, two, weights[i : i + ROWS_AT_ONCE]) for i in starts])
 
 
 def _row(

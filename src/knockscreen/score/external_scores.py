@@ -60,6 +60,7 @@ class ExternalStage(Section):
 def score_profiles(
     profiles: pl.DataFrame,
     rows: pl.DataFrame,
+    genes: pl.DataFrame,
     programs: ProgramMatrix,
     settings: ExternalConfig,
     *,
@@ -74,6 +75,8 @@ def score_profiles(
     rows
         target_gene, target_gene_id, context, gene_id, log2_fold_change, standard_error: one row
         per measured gene.
+    genes
+        gene, gene_id: names of the measured genes, to know a knock-down's own.
     min_genes
         Program genes that a profile needs; with fewer its score is missing.
     """
@@ -86,10 +89,10 @@ def score_profiles(
     effect[n, g], error[n, g] = (at[c].to_numpy() for c in ("log2_fold_change", "standard_error"))
     if settings.absent == "zero":
         effect = np.nan_to_num(effect, nan=0.0)
-    own = {gene_id: i for i, gene_id in enumerate(columns["gene_id"])}
-    for i, name in enumerate(profiles["target_gene_id"]):
-        if name in own:
-            effect[i, own[name]] = np.nan
+    column = {gene_id: i for i, gene_id in enumerate(columns["gene_id"])}
+    for i, own in enumerate(own_genes(profiles, genes)):
+        if own in column:
+            effect[i, column[own]] = np.nan
     score, spread, n_genes = _project(effect, error, programs.weights[:, used])
     enough = n_genes >= min_genes
     long = profiles.join(pl.DataFrame({"program": programs.names}), how="cross")
@@ -101,6 +104,26 @@ def score_profiles(
         pl.lit(None).alias("p_value"),
         pl.lit(None).alias("fdr"),
     ).select(pl.col(c).cast(t) for c, t in SCORE_SCHEMA.items())
+
+
+def own_genes(profiles: pl.DataFrame, genes: pl.DataFrame) -> pl.Series:
+    """Return the gene_id of each knock-down's own gene, by id, else by symbol; null: not measured.
+
+    >>> genes = pl.DataFrame({"gene": ["STAT6"], "gene_id": ["ENSG1"]})
+    >>> own_genes(pl.DataFrame({"target_gene": ["STAT6"], "target_gene_id": ["S"]}), genes).item()
+    'ENSG1'
+    """
+    ids = genes.select(pl.col("gene_id").alias("name"), "gene_id")
+    symbols = genes.filter(~pl.col("gene").is_duplicated()).select(name="gene", gene_id="gene_id")
+    known = pl.concat([ids, symbols]).drop_nulls().unique("name", keep="first", maintain_order=True)
+    by = dict(known.iter_rows())
+    found = profiles.select(
+        pl.coalesce(
+            pl.col(name).replace_strict(by, default=None, return_dtype=pl.String)
+            for name in ("target_gene_id", "target_gene")
+        ).alias("own")
+    )
+    return found["own"]
 
 
 def _project(effect: Floats, error: Floats, weights: Floats) -> tuple[Floats, Floats, Floats]:
@@ -154,16 +177,17 @@ def write_external(
                     f"run has not{suggest(context, known)}."
                 )
                 raise DataError(msg)
-        opened = open_external(settings)
+        opened, n_effects = open_external(settings), 0
         for profiles, rows in opened.chunks(opened.genes["gene_id"].to_list()):
-            own = _on_run(named_contexts(rows, settings), panel).drop_nulls("gene_id")
+            own = _on_run(named_contexts(rows, settings), panel)
             knockdowns = _on_run(named_contexts(profiles, settings), panel)
             named = own.rename({"standard_error": "log2_fold_change_se"})
             named = named.with_columns(pl.lit(settings.source).alias("source"))
             effects.append(named.select(pl.col(c).cast(t) for c, t in EFFECT_SCHEMA.items()))
-            found = score_profiles(knockdowns, own, programs, settings, min_genes=min_genes)
+            found = score_profiles(knockdowns, own, panel, programs, settings, min_genes=min_genes)
             scores.append(found)
-        if not any(len(frame) for frame in effects[1:]):
+            n_effects += len(own)
+        if not n_effects:
             msg = (
                 f"external table '{settings.source}' has no gene of the run in a mapped condition; "
                 "check its genes and contexts."
@@ -181,25 +205,28 @@ def write_external(
 
 
 def _on_run(rows: pl.DataFrame, panel: pl.DataFrame) -> pl.DataFrame:
-    """Return rows with the run's ids: null for a gene, the table's for a knock-down it has not."""
-    names = pl.concat(
-        [
-            panel.select(name="gene_id", id="gene_id"),
-            panel.filter(~pl.col("gene").is_duplicated()).select(name="gene", id="gene_id"),
-        ]
-    ).unique("name", keep="first", maintain_order=True)
-    ids = dict(zip(names["name"], names["id"], strict=True))
+    """Return rows with the run's ids: null for a gene, the table's for a knock-down it has not.
 
-    def by(name: str) -> pl.Expr:
-        bare = pl.col(f"{name}_id").str.replace(r"^(ENS\w+)\.\d+$", "$1")
-        return pl.coalesce(
-            bare.replace_strict(ids, default=None), pl.col(name).replace_strict(ids, default=None)
-        )
-
-    columns = [pl.coalesce(by("target_gene"), "target_gene_id").alias("target_gene_id")]
+    Raises
+    ------
+    DataError
+        Two rows would become one, as the table has a gene of the run under two names.
+    """
+    keys = ["target_gene_id", "context"]
+    named = rows.with_columns(
+        pl.coalesce(own_genes(rows, panel), "target_gene_id").alias("target_gene_id")
+    )
     if "gene" in rows.columns:
-        columns.append(by("gene").alias("gene_id"))
-    return rows.with_columns(columns)
+        genes = rows.select(target_gene="gene", target_gene_id="gene_id")
+        named = named.with_columns(own_genes(genes, panel).alias("gene_id"))
+        named = named.drop_nulls("gene_id")
+        keys.append("gene_id")
+    twice = named.filter(pl.struct(keys).is_duplicated())
+    if len(twice):
+        what = ", ".join(str(value) for value in twice.select(keys).row(0))
+        msg = f"an external table has {what} of the run under two names; keep one row of each."
+        raise DataError(msg)
+    return named
 
 
 def rank_external_scores(
@@ -216,8 +243,8 @@ def rank_external_scores(
     used = [programs.gene_ids[i] for i in programs.columns]
     frames = [
         score_profiles(
-            named_contexts(profiles, config), named_contexts(rows, config), programs, config,
-            min_genes=min_genes,
+            named_contexts(profiles, config), named_contexts(rows, config), table.genes,
+            programs, config, min_genes=min_genes,
         )
         for profiles, rows in table.chunks(used)
     ]  # fmt: skip

@@ -12,7 +12,7 @@ import polars as pl
 from knockscreen.errors import DataError
 from knockscreen.score.agreement import Predictor, agreement
 from knockscreen.score.external import External
-from knockscreen.score.external_scores import rank_external_scores
+from knockscreen.score.external_scores import own_genes, rank_external_scores
 from knockscreen.score.programs import ProgramMatrix
 from knockscreen.score.published import (
     ANY_GENE,
@@ -81,19 +81,25 @@ def external_values(
     found = []
     for profiles, rows in table.chunks(table.genes["gene_id"].to_list()):
         here = profiles.filter(condition=condition)
-        own = pl.col("gene_id") == pl.col("target_gene_id")
-        others = rows.filter(~own, condition=condition)
+        here = here.with_columns(own_genes(here, table.genes).alias("own_gene_id"))
+        others = rows.filter(condition=condition).join(
+            here.select("target_gene_id", "own_gene_id"), on="target_gene_id"
+        )
+        others = others.filter(pl.col("gene_id").ne_missing(pl.col("own_gene_id")))
         by_size = others.group_by("target_gene_id").agg(
             effect_magnitude=pl.col("log2_fold_change").pow(2).sum().sqrt(),
             n_de_genes=pl.when(pl.col("fdr").is_null().all())
             .then(pl.len())
             .otherwise((pl.col("fdr") < FDR).sum()),
         )
-        sizes.append(here.join(by_size, on="target_gene_id", how="left").fill_null(0))
+        size = here.join(by_size, on="target_gene_id", how="left")
+        sizes.append(size.with_columns(pl.col("effect_magnitude", "n_de_genes").fill_null(0)))
         if gene is not None:
             of = others.filter((pl.col("gene") == gene) | (pl.col("gene_id") == gene))
             if table.settings.absent == "zero":
-                of = here.filter(pl.col("target_gene") != gene).join(
+                mine = table.genes.filter((pl.col("gene") == gene) | (pl.col("gene_id") == gene))
+                is_own = pl.col("own_gene_id").is_in(mine["gene_id"].implode())
+                of = here.filter(~is_own.fill_null(value=False)).join(
                     of.select("target_gene_id", "log2_fold_change"), on="target_gene_id", how="left"
                 )
                 of = of.with_columns(pl.col("log2_fold_change").fill_null(0.0))
@@ -110,9 +116,9 @@ def external_values(
                 "value"
             )
         ]
-    size = pl.concat(sizes)
+    all_sizes = pl.concat(sizes)
     baselines = {
-        name: size.select("target_gene", "target_gene_id", value=pl.col(name).cast(pl.Float64))
+        name: all_sizes.select("target_gene", "target_gene_id", value=pl.col(name).cast(pl.Float64))
         for name in ("n_de_genes", "effect_magnitude")
     }
     return pl.concat(found), baselines

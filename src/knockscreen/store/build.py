@@ -117,7 +117,8 @@ def _fill(
     names = set(plan["contexts"]) | set(rankings["context"].unique())
     measured = [str(path) for path in [results / "measured/effects.parquet"] if path.exists()]
     external, others = effects.external_targets(results)
-    names |= effects.contexts_of(shards) | effects.contexts_of([*measured, *external])
+    for paths in (shards, measured, external):
+        names |= effects.contexts_of(paths)
     contexts = tables.contexts(results, store, names)
     total = contexts.height + 2
 
