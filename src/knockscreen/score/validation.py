@@ -25,6 +25,7 @@ from knockscreen.score.published import (
 )
 
 LEAST_GENES = 10
+SIZES = ("n_de_genes", "effect_magnitude")
 FDR = 0.1
 """Adjusted p-value of an external table below which a gene counts as differentially expressed."""
 
@@ -77,51 +78,49 @@ def external_values(
             f"{', '.join(table.conditions[:5])}."
         )
         raise DataError(msg)
-    sizes = []
-    found = []
-    for profiles, rows in table.chunks(table.genes["gene_id"].to_list()):
-        here = profiles.filter(condition=condition)
-        here = here.with_columns(own_genes(here, table.genes).alias("own_gene_id"))
-        others = rows.filter(condition=condition).join(
-            here.select("target_gene_id", "own_gene_id"), on="target_gene_id"
-        )
-        others = others.filter(pl.col("gene_id").ne_missing(pl.col("own_gene_id")))
-        by_size = others.group_by("target_gene_id").agg(
-            effect_magnitude=pl.col("log2_fold_change").pow(2).sum().sqrt(),
-            n_de_genes=pl.when(pl.col("fdr").is_null().all())
-            .then(pl.len())
-            .otherwise((pl.col("fdr") < FDR).sum()),
-        )
-        size = here.join(by_size, on="target_gene_id", how="left")
-        sizes.append(size.with_columns(pl.col("effect_magnitude", "n_de_genes").fill_null(0)))
-        if gene is not None:
-            of = others.filter((pl.col("gene") == gene) | (pl.col("gene_id") == gene))
-            if table.settings.absent == "zero":
-                mine = table.genes.filter((pl.col("gene") == gene) | (pl.col("gene_id") == gene))
-                is_own = pl.col("own_gene_id").is_in(mine["gene_id"].implode())
-                of = here.filter(~is_own.fill_null(value=False)).join(
-                    of.select("target_gene_id", "log2_fold_change"), on="target_gene_id", how="left"
-                )
-                of = of.with_columns(pl.col("log2_fold_change").fill_null(0.0))
-            found.append(
-                of.select("target_gene", "target_gene_id", value=pl.col("log2_fold_change"))
-            )
-    if gene is not None and gene not in table.genes["gene"] and gene not in table.genes["gene_id"]:
+    is_gene = (pl.col("gene") == gene) | (pl.col("gene_id") == gene)
+    if gene is not None and table.genes.filter(is_gene).is_empty():
         msg = f"'{table.settings.file}' measures no gene '{gene}'."
         raise DataError(msg)
+    found, sizes = [], []
+    for profiles, rows in table.chunks(table.genes["gene_id"].to_list()):
+        here = profiles.filter(condition=condition)
+        here = here.with_columns(own_genes(here, table.genes).alias("own"))
+        others = rows.filter(condition=condition).join(
+            here.select("target_gene_id", "own"), on="target_gene_id"
+        )
+        others = others.filter(pl.col("gene_id").ne_missing(pl.col("own")))
+        sizes.append(_sizes(here, others))
+        if gene is not None:
+            mine = table.genes.filter(is_gene)["gene_id"]
+            left_out = pl.col("own").is_in(mine.implode()).fill_null(value=False)
+            of = here.filter(~left_out).join(
+                others.filter(is_gene).select("target_gene_id", value="log2_fold_change"),
+                on="target_gene_id", how="left",
+            )  # fmt: skip
+            if table.settings.absent == "zero":
+                of = of.with_columns(pl.col("value").fill_null(0.0))
+            found.append(of)
     if programs is not None:
-        scores = rank_external_scores(table, programs).filter(context=condition)
-        found = [
-            scores.select("target_gene", "target_gene_id", value=pl.col("score")).drop_nulls(
-                "value"
-            )
-        ]
-    all_sizes = pl.concat(sizes)
-    baselines = {
-        name: all_sizes.select("target_gene", "target_gene_id", value=pl.col(name).cast(pl.Float64))
-        for name in ("n_de_genes", "effect_magnitude")
-    }
-    return pl.concat(found), baselines
+        scored = rank_external_scores(table, programs).filter(context=condition)
+        found = [scored.rename({"score": "value"})]
+    columns = ("target_gene", "target_gene_id")
+    both = pl.concat(sizes)
+    baselines = {name: both.select(*columns, value=name) for name in SIZES}
+    return pl.concat(found).select(*columns, "value").drop_nulls("value"), baselines
+
+
+def _sizes(here: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
+    """Return the sizes of the knock-downs ``here`` from their rows of other genes; 0: no row."""
+    is_de = (
+        pl.when(pl.col("fdr").is_null().all()).then(pl.len()).otherwise((pl.col("fdr") < FDR).sum())
+    )
+    by_size = others.group_by("target_gene_id").agg(
+        effect_magnitude=pl.col("log2_fold_change").pow(2).sum().sqrt(),
+        n_de_genes=is_de.cast(pl.Float64),
+    )
+    size = here.join(by_size, on="target_gene_id", how="left")
+    return size.with_columns(pl.col(*SIZES).fill_null(0.0))
 
 
 def join_by_gene(screen: pl.DataFrame, values: pl.DataFrame, name: str) -> pl.DataFrame:
