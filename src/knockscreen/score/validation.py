@@ -78,7 +78,7 @@ def external_values(
             f"{', '.join(table.conditions[:5])}."
         )
         raise DataError(msg)
-    is_gene = (pl.col("gene") == gene) | (pl.col("gene_id") == gene)
+    is_gene = pl.any_horizontal(pl.col("gene", "gene_id") == (gene or ""))
     if gene is not None and table.genes.filter(is_gene).is_empty():
         msg = f"'{table.settings.file}' measures no gene '{gene}'."
         raise DataError(msg)
