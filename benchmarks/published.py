@@ -71,7 +71,7 @@ def main(tables: Path) -> None:
             same = np.mean(np.sign(score) == np.sign(coefficient))
             known = found.drop_nulls("regulator_type")["target_gene"].to_list()
             print(
-                f"{n:5d} genes a side, {found['n_genes'][0]} in the table: {len(found)} knock-downs, "
+                f"{n:5d} genes a side, {found['n_genes'][0]} in the table: {len(found)} targets, "
                 f"Spearman {rho:.2f} (p {p:.1e}), same sign {same:.2f}, known {known}"
             )
             if n == 200:
