@@ -20,7 +20,8 @@ from knockscreen.config import ExternalConfig
 from knockscreen.score.agreement import Predictor, agreement
 from knockscreen.score.external import open_external
 from knockscreen.score.external_scores import rank_external_scores
-from knockscreen.score.programs import program_matrix, read_programs
+from knockscreen.score.program_files import read_programs
+from knockscreen.score.programs import program_matrix
 
 SIZES = (50, 100, 200, 1000)
 

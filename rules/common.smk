@@ -85,9 +85,18 @@ def simulation_sources(wildcards):
     return {key: existing(path, f"simulate.{key}") for key, path in named.items()}
 
 
-def programs_file(wildcards):
-    """The table of gene programs."""
-    return existing(config["programs"]["file"], "programs.file")
+def program_files(wildcards):
+    """The table of gene programs, and further files of programs."""
+    extra = [source["file"] for source in config["programs"].get("extra", [])]
+    return [
+        existing(config["programs"]["file"], "programs.file"),
+        *[existing(path, "programs.extra") for path in extra],
+    ]
+
+
+def controls_file(wildcards):
+    """The table of positive controls."""
+    return existing(config["gate"]["controls"], "gate.controls")
 
 
 def external_files(wildcards):

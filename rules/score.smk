@@ -4,7 +4,7 @@ rule score:
         candidates="results/{run}/screen/candidates.parquet",
         control="results/{run}/screen/control.npz",
         shard="results/{run}/screen/shards/{shard}.npz",
-        programs=programs_file,
+        programs=program_files,
     output:
         effects="results/{run}/score/effects/{shard}.parquet",
         programs="results/{run}/score/programs/{shard}.parquet",
@@ -32,7 +32,7 @@ rule load_external:
         store="results/{run}/store/store.json",
         panel="results/{run}/store/panel.parquet",
         cells="results/{run}/store/cells.parquet",
-        programs=programs_file,
+        programs=program_files,
     output:
         effects="results/{run}/external/effects.parquet",
         programs="results/{run}/external/programs.parquet",
@@ -57,7 +57,7 @@ rule load_external:
 rule measure:
     input:
         store="results/{run}/store/store.json",
-        programs=programs_file,
+        programs=program_files,
     output:
         effects="results/{run}/measured/effects.parquet",
         programs="results/{run}/measured/programs.parquet",

@@ -20,8 +20,10 @@ MODULES = (
     "cli_external",
     "cli_validate",
     "cli_evaluate",
+    "cli_sweep",
     "cli_store",
     "cli_query",
+    "cli_signature",
     "cli_plot",
 )
 

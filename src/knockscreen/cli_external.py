@@ -96,7 +96,8 @@ def rank_external(
     from knockscreen.config import ExternalConfig, RankConfig, validate
     from knockscreen.score import external_scores as ranking_of
     from knockscreen.score.external import open_external
-    from knockscreen.score.programs import program_matrix, read_programs
+    from knockscreen.score.program_files import read_programs
+    from knockscreen.score.programs import program_matrix
 
     values = {
         "source": source, "file": str(table), "unit": unit, "absent": absent,

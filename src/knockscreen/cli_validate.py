@@ -181,7 +181,8 @@ def _of_table(
     from knockscreen.config import ExternalConfig
     from knockscreen.config import validate as check
     from knockscreen.score.external import open_external
-    from knockscreen.score.programs import program_matrix, read_programs
+    from knockscreen.score.program_files import read_programs
+    from knockscreen.score.programs import program_matrix
     from knockscreen.score.validation import external_values
 
     values = {

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from fixtures.tiny_run import DELTA, FACTORS, GENES, IDS, SETTINGS, make_tiny_run, score
-from knockscreen.errors import ConfigError, DatabaseError
+from knockscreen.errors import ConfigError, DatabaseError, UnknownNameError
 from knockscreen.score.external_scores import EFFECT_SCHEMA, SCORE_SCHEMA
 from knockscreen.store import queries
 from knockscreen.store.build import build
@@ -43,6 +43,8 @@ def with_external(folder: Path) -> Path:
         frame = pl.DataFrame(rows, schema=schema, orient="row")
         frame.write_parquet(folder / f"external/{name}.parquet")
     _rank(folder, frame)
+    measured = folder / "measured/effects.parquet"
+    pl.read_parquet(measured).with_columns(fdr=pl.lit(0.02)).write_parquet(measured)
     return folder
 
 
@@ -115,6 +117,12 @@ def test_other_questions_do_not_see_the_table_from_elsewhere(connection):
     assert top["target_gene"].to_list() == ["RORC", "STAT3", "FOXP3"]
     measured = queries.top(connection, "Treg", REST, evidence="measured")
     assert measured["target_gene"].to_list() == ["RORC", "FOXP3"]
+    other = queries.top(connection, "Treg", REST, source=OTHER)
+    assert other["target_gene"].to_list() == ["RORC", "JAK1", "STAT3", "FOXP3"]
+    assert other["source"].unique().to_list() == [OTHER]
+    assert other["control_status"].unique().to_list() == ["not_tested"]
+    assert other["effect_size"].null_count() == other["n_cells"].null_count() == 4
+    assert other["top_genes"][0].startswith("IL17A")
     assert len(queries.show_programs(connection, "FOXP3", REST)) == 2
     assert len(queries.show_genes(connection, "FOXP3", REST)) == len(GENES)
     assert len(queries.compare(connection, "Treg", "Th17", REST)) == len(DELTA)
@@ -137,5 +145,7 @@ def test_the_view_of_measured_effects_tells_the_sources_apart(connection):
 def test_what_is_not_there_is_one_sentence(connection):
     with pytest.raises(DatabaseError, match=r"no measured \(nobody\) row of this kind"):
         program_scores(connection, "Treg", REST, evidence="measured", source="nobody")
+    with pytest.raises(UnknownNameError, match=r"no measured table 'othr' .*nearest: other"):
+        queries.top(connection, "Treg", REST, source="othr")
     with pytest.raises(ConfigError, match="choose one with --context: time=Rest, time=Stim8hr"):
         gene_effects(connection, "RORC", None)

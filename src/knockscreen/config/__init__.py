@@ -22,6 +22,7 @@ from knockscreen.config.data import (
     HeldOutContext,
     PanelConfig,
     ProgramsConfig,
+    ProgramSource,
     QcConfig,
     SimulateConfig,
     SplitsConfig,
@@ -47,9 +48,11 @@ from knockscreen.config.results import (
     EvaluateConfig,
     ExternalColumns,
     ExternalConfig,
+    GateConfig,
     MeasuredConfig,
     RankConfig,
     ReportConfig,
+    SweepConfig,
 )
 
 __all__ = [
@@ -66,6 +69,7 @@ __all__ = [
     "ExternalConfig",
     "FlowConfig",
     "Fraction",
+    "GateConfig",
     "GuidanceConfig",
     "HeldOutContext",
     "InputPath",
@@ -73,6 +77,7 @@ __all__ = [
     "NonNegative",
     "PanelConfig",
     "Positive",
+    "ProgramSource",
     "ProgramsConfig",
     "QcConfig",
     "RankConfig",
@@ -81,6 +86,7 @@ __all__ = [
     "Section",
     "SimulateConfig",
     "SplitsConfig",
+    "SweepConfig",
     "TrainingConfig",
     "VaeConfig",
     "expand_path",

@@ -20,9 +20,11 @@ from knockscreen.config.model import EffectConfig, FlowConfig, ScreenConfig, Vae
 from knockscreen.config.results import (
     EvaluateConfig,
     ExternalConfig,
+    GateConfig,
     MeasuredConfig,
     RankConfig,
     ReportConfig,
+    SweepConfig,
 )
 from knockscreen.errors import ConfigError, suggest
 
@@ -46,8 +48,10 @@ class Config(Section):
     screen: ScreenConfig
     measured: MeasuredConfig
     external: list[ExternalConfig] = Field(description="measured tables from elsewhere")
+    gate: GateConfig
     rank: RankConfig
     evaluate: EvaluateConfig
+    sweep: SweepConfig
     report: ReportConfig
 
 

@@ -1,6 +1,6 @@
 """Sections of the configuration after the generated cells: rankings, evaluation, report."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -54,6 +54,16 @@ class ExternalConfig(Section):
     contexts: dict[str, str] = Field(description="condition of the table -> context of the run")
 
 
+class GateConfig(Section):
+    """What positive controls have to show before a program is believed."""
+
+    controls: InputPath = Field(description="TSV: program, gene, direction, source")
+    min_controls: Positive = Field(description="fewer among the knock-downs: not tested")
+    min_auroc: Fraction = Field(description="least AUROC of the controls")
+    min_sign: Fraction = Field(description="least share of controls with the published sign")
+    max_p: Fraction = Field(description="largest permutation p")
+
+
 class EvaluateConfig(Section):
     """How predictions are judged by held-out cells."""
 
@@ -63,6 +73,25 @@ class EvaluateConfig(Section):
     components: Positive = Field(description="components of the low-rank baseline")
     references: Positive = Field(description="targets that each is told apart from at most")
     cells: Positive = Field(description="cells compared per context at most")
+    resamples: Positive = Field(description="bootstrap resamples over targets")
+
+
+class SweepConfig(Section):
+    """What the sweep of solvers and guidance weights tries, on validation cells."""
+
+    targets: Positive = Field(description="trained knock-downs generated at most")
+    cells: Positive = Field(description="validation cells matched at most")
+    draws: Annotated[int, Field(ge=2)] = Field(description="draws per knock-down and context")
+    solvers: list[Literal["euler", "midpoint", "heun", "rk4", "ab2"]] = Field(
+        min_length=1, description="ODE solvers"
+    )
+    evaluations: list[Positive] = Field(min_length=1, description="network passes per cell")
+    tolerance: float = Field(gt=0, description="largest error, in what it is small beside")
+    strategies: list[Literal["nested", "joint", "additive"]] = Field(description="of guidance")
+    context_weights: list[Annotated[float, Field(ge=0)]] = Field(description="of the context")
+    perturbation_weights: list[Annotated[float, Field(ge=0)]] = Field(
+        description="of the knock-down"
+    )
     resamples: Positive = Field(description="bootstrap resamples over targets")
 
 

@@ -34,6 +34,7 @@ from knockscreen.config import NonNegative, RankConfig, Section
 from knockscreen.errors import DataError
 from knockscreen.names import Direction, Evidence
 from knockscreen.score.candidates import read_candidates
+from knockscreen.score.verdicts import NOT_TESTED, label
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,6 @@ RANKINGS: dict[str, type[pl.DataType]] = {
     "n_genes": pl.Int32,
     "source": pl.String,
 }
-NOT_TESTED = "not_tested"
 
 
 class RankStage(Section):
@@ -292,6 +292,13 @@ def resample_errors(rows: pl.DataFrame, settings: RankConfig, seed: int) -> Floa
     return np.asarray(rows["score"].to_numpy() + error * noise)
 
 
+def all_scores(scores: Scores) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Yield each program with its scores, predicted before measured."""
+    for program in _program_names(scores):
+        predicted, measured = predicted_scores(scores, program), measured_scores(scores, program)
+        yield program, pl.concat([predicted.select(*SCORES), measured.select(*SCORES)])
+
+
 def rank_program(
     scores: Scores, program: str, settings: RankConfig, seed: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -328,14 +335,22 @@ def _append(writer: pq.ParquetWriter | None, path: Path, frame: pl.DataFrame) ->
 
 
 def write_rankings(
-    scores: Scores, output_dir: Path, settings: RankConfig, seed: int
+    scores: Scores,
+    output_dir: Path,
+    settings: RankConfig,
+    seed: int,
+    gates: pl.DataFrame | None = None,
 ) -> Sequence[Path]:
-    """Write ``program_scores.parquet`` and ``rankings.parquet``, one program at a time."""
+    """Write ``program_scores.parquet`` and ``rankings.parquet``, one program at a time.
+
+    ``gates`` says what the positive controls make of each program; without it none was tested.
+    """
     paths = [Path(output_dir) / name for name in ("program_scores.parquet", "rankings.parquet")]
     with atomic(paths[0]) as first, atomic(paths[1]) as second:
         writers: list[pq.ParquetWriter | None] = [None, None]
         try:
-            for frames in rank_all(scores, settings, seed):
+            for program_scores, rankings in rank_all(scores, settings, seed):
+                frames = program_scores, label(rankings, gates)
                 for i, (path, frame) in enumerate(zip((first, second), frames, strict=True)):
                     writers[i] = _append(writers[i], path, frame)
                 log.info("ranked %s", frames[0]["program"][0])

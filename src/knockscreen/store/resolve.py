@@ -8,13 +8,6 @@ from knockscreen.errors import ConfigError, DatabaseError, UnknownNameError, nea
 from knockscreen.names import parse_context
 from knockscreen.store.connection import rows
 
-WHY_NOT = {
-    "not_expressed": "not_expressed (too few cells express it to be on the panel)",
-    "filtered": "filtered (QC kept no cells of it)",
-    "not_in_library": "not_in_library (it was not knocked down, and is not on the panel)",
-    "not_a_candidate": "not_a_candidate (measured, but not among screen.candidates)",
-}
-
 
 @dataclass(frozen=True)
 class Gene:
@@ -34,6 +27,7 @@ class Target:
     target_gene_id: str
     evidence: str | None
     status: str
+    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -67,6 +61,23 @@ def program(connection: duckdb.DuckDBPyConnection, name: str) -> str:
             return str(found)
     msg = f"unknown program '{name}'{suggest(name, (row[0] for row in known))}."
     raise UnknownNameError(msg)
+
+
+def source(connection: duckdb.DuckDBPyConnection, name: str | None) -> str | None:
+    """Return the measured table from elsewhere called ``name``; None stays None.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such table.
+    """
+    if name is None:
+        return None
+    known = [row[0] for row in rows(connection, "select distinct source from external_by_target")]
+    if name not in known:
+        msg = f"the database has no measured table '{name}' from elsewhere{suggest(name, known)}."
+        raise UnknownNameError(msg)
+    return name
 
 
 def contexts(connection: duckdb.DuckDBPyConnection, name: str | None) -> list[Context]:
@@ -154,8 +165,8 @@ def target(connection: duckdb.DuckDBPyConnection, name: str) -> Target:
     """
     found = rows(
         connection,
-        "select target_key, target_gene, target_gene_id, evidence, status from targets"
-        " where lower(target_gene) = lower(?1) or lower(target_gene_id) = lower(?2)",
+        "select target_key, target_gene, target_gene_id, evidence, status, status_reason"
+        " from targets where lower(target_gene) = lower(?1) or lower(target_gene_id) = lower(?2)",
         name.strip(),
         _id(name),
     )
@@ -166,7 +177,7 @@ def target(connection: duckdb.DuckDBPyConnection, name: str) -> Target:
         _no_target(connection, name)
     result = Target(*found[0])
     if result.status not in {"screened", "not_a_candidate"}:
-        why = WHY_NOT.get(result.status, result.status)
+        why = f"{result.status} ({result.reason})"
         lost = lost_contexts(connection, result.key)
         lost = f"; {lost}" if lost else ""
         msg = f"{result.target_gene} was not screened: {why}{lost}."
@@ -176,7 +187,7 @@ def target(connection: duckdb.DuckDBPyConnection, name: str) -> Target:
 
 def not_screened(target: Target) -> DatabaseError:
     """Return the error for a knock-down of which there are no rows."""
-    why = WHY_NOT.get(target.status, f"no rows of it in this context ({target.status})")
+    why = f"{target.status} ({target.reason or 'no rows of it in this context'})"
     return DatabaseError(f"{target.target_gene} was not screened: {why}.")
 
 
