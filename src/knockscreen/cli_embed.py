@@ -54,15 +54,17 @@ def embed(
         counts = CountsFile(file, handle, _data(file, layer, gene_symbol, gene_id))
         vocabulary = read_vocabulary(card)
         match = embedding.match_genes(counts.genes, vocabulary, file=file, vae=vae)
-        size, panel = model.settings.size, len(vocabulary.gene_ids)
+        tokens, dim = model.settings.tokens, model.settings.size.latent_dim
+        panel = len(vocabulary.gene_ids)
         log.info(
             "%d of the %d genes of %s found: %d by Ensembl id, %d by symbol; %d left out",
             len(match.panel), panel, vae, match.by_id, match.by_symbol, panel - len(match.panel),
         )  # fmt: skip
         about = {
             "what": "latent mean of the knockscreen VAE, tokens x dims flattened; no unit",
-            "latent_tokens": size.latent_tokens,
-            "latent_dim": size.latent_dim,
+            "latent_tokens": tokens,
+            "latent_dim": dim,
+            "linear_components": model.settings.linear,
             "vae": str(vae),
             "vae_digest": digest(vae),
             "genes_of_panel": panel,
@@ -75,8 +77,7 @@ def embed(
     if empty:
         log.warning("%d cells have no count on these genes; their latents say nothing", empty)
     write_manifest(output, stage="embed", inputs=[file, vae], notes=about)
-    shape = counts.n_cells, size.latent_tokens, size.latent_dim
-    log.info("%d cells, %d x %d latents -> %s", *shape, output)
+    log.info("%d cells, %d x %d latents -> %s", counts.n_cells, tokens, dim, output)
 
 
 def generate(

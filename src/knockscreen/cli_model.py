@@ -105,10 +105,10 @@ def train_vae(
 
     stage = read_stage(Stage, settings)
     config = stage.vae
+    network = _network(config)
     cells = CellStore.open(store)
     effects = load_effects(effect)
     require_same(effects.vocabulary, cells.vocabulary, checkpoint=str(effect), conditions=True)
-    network = _network(config)
     start = None
     if config.init_from is not None:
         start = transfer.read_vae(expand_path(config.init_from), cells.vocabulary, network)
@@ -160,8 +160,7 @@ def encode(
     model, about = training.load_vae(vae, pick_device())
     require_same(read_vocabulary(about), cells.vocabulary, checkpoint=str(vae), conditions=False)
     _use_threads(stage.vae.training.workers)
-    size = model.settings.size
-    shape = (len(cells), size.latent_tokens, size.latent_dim)
+    shape = (len(cells), model.settings.tokens, model.settings.size.latent_dim)
     path = output_dir / "latents.npy"
     with atomic(path) as temporary:
         out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
@@ -234,14 +233,24 @@ def train_flow(
 
 
 def _network(config: "VaeConfig") -> "VaeSettings":
+    from knockscreen.errors import ConfigError
     from knockscreen.models.vae import VAE_SIZES, VaeSettings
 
+    dim = VAE_SIZES[config.size].latent_dim
+    if config.linear % dim:
+        below = config.linear - config.linear % dim
+        msg = (
+            f"vae.linear is {config.linear}, which is not a multiple of the {dim} dimensions that a "
+            f"latent token of vae.size '{config.size}' has; set it to {below} or {below + dim}."
+        )
+        raise ConfigError(msg)
     return VaeSettings(
         size=VAE_SIZES[config.size],
         input=config.input,
         dispersion=config.dispersion,
         library=config.library,
         variational=config.kl_weight > 0,
+        linear=config.linear,
     )
 
 

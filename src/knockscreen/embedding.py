@@ -128,8 +128,7 @@ def write_embedding(
     """
     from anndata.io import write_elem
 
-    size = model.settings.size
-    shape = (file.n_cells, size.latent_tokens * size.latent_dim)
+    shape = (file.n_cells, model.settings.tokens * model.settings.size.latent_dim)
     empty = 0
     with atomic(output) as temporary:
         shutil.copyfile(file.path, temporary)

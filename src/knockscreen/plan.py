@@ -152,5 +152,5 @@ def flops_per_cell(vae: VaeSettings, net: VelocitySettings, genes: int, evaluati
     e, m = vae.size.width, vae.size.latent_tokens
     block = e * (4 * e + 3 * swiglu_width(e)) + 2 * m * e
     gene = e * (e + 3 * swiglu_width(e)) + 2 * m * e
-    decode = vae.size.layers * m * block + genes * gene
+    decode = vae.size.layers * m * block + genes * (gene + vae.linear)
     return 2.0 * (evaluations * one + decode)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from knockscreen.artifacts import atomic, require_file
 from knockscreen.checkpoint import read_vocabulary, require_same
 from knockscreen.data.cells import CellStore
-from knockscreen.errors import DataError
+from knockscreen.errors import CheckpointError, DataError
 from knockscreen.names import Split
 from knockscreen.nn.likelihood import nb_sample
 from knockscreen.sampling import (
@@ -37,6 +37,14 @@ def load_sampler(
     trained = read_vocabulary(about)
     require_same(trained, model.vocabulary, checkpoint=str(vae), conditions=False)
     require_same(effects.vocabulary, model.vocabulary, checkpoint=str(effect), conditions=True)
+    made = model.net.settings.latent_tokens, model.net.settings.latent_dim
+    read = decoder.settings.tokens, decoder.settings.size.latent_dim
+    if made != read:
+        msg = (
+            f"{flow} makes latents of {made[0]} x {made[1]} and {vae} reads {read[0]} x {read[1]}, "
+            "so that they are not of one training; run encode and train-flow again."
+        )
+        raise CheckpointError(msg)
     return Sampler(decoder, model, effects, settings, about.get("panel_shares"))
 
 

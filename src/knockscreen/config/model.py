@@ -47,6 +47,7 @@ class VaeConfig(Section):
     library: Literal["all", "panel"] = Field(description="sum of all genes, or the panel")
     kl_weight: float = Field(ge=0, description="beta of the beta-VAE; 0: deterministic autoencoder")
     thinning: Fraction = Field(description="share of counts hidden from the encoder")
+    linear: NonNegative = Field(description="components of the linear part of the cells")
     init_from: InputPath | None = Field(description="checkpoint (.safetensors) to start from")
     training: TrainingConfig
 

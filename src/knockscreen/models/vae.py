@@ -3,8 +3,10 @@
 A cell is a set of gene-count tokens. An MCAB pools them into L learned latent tokens (invariant to
 gene order), self-attention blocks refine them, a projection gives the latent z (B, L, D). The
 decoder un-pools with gene embeddings as queries (equivariant), one table shared with the encoder.
-After scLDM (arXiv 2511.02986); sizes and counts in ``VAE_SIZES``. Shapes: B cells, G genes,
-L latent tokens, D latent width, E width.
+After scLDM (arXiv 2511.02986); sizes and counts in ``VAE_SIZES``. With a linear part, the last
+tokens are components of the cells, which the transformers neither make nor see
+(:mod:`knockscreen.models.linear_cells`). Shapes: B cells, G genes, L latent tokens, T of them the
+transformer's, D latent width, E width.
 """
 
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from knockscreen.models.linear_cells import LinearCells
 from knockscreen.nn.blocks import Block, CrossAttentionBlock, layer_norm
 from knockscreen.nn.likelihood import nb_log_prob
 
@@ -50,6 +53,13 @@ class VaeSettings:
     dispersion: str = "shared"
     library: str = "all"
     variational: bool = False
+    linear: int = 0
+    """Components of the linear part of the cells, a multiple of the latent width."""
+
+    @property
+    def tokens(self) -> int:
+        """Latent tokens of a cell: the transformer's, and those of the linear part."""
+        return self.size.latent_tokens + self.linear // self.size.latent_dim
 
 
 class Batch(NamedTuple):
@@ -103,6 +113,9 @@ class TransformerVAE(nn.Module):
             heads = f"{size.self_heads} and {size.cross_heads}"
             msg = f"width {size.width} is not a multiple of the heads {heads}"
             raise ValueError(msg)
+        if settings.linear % size.latent_dim:
+            msg = f"linear {settings.linear} is not a multiple of the latent width {size.latent_dim}"
+            raise ValueError(msg)
         self.genes = genes
         self.settings = settings
         width, dim = size.width, size.latent_dim
@@ -126,6 +139,7 @@ class TransformerVAE(nn.Module):
         shared = settings.dispersion == "shared"
         self.head = nn.Linear(width, 1 if shared else 2)
         self.log_theta = nn.Embedding(genes + 1, 1) if shared else None
+        self.linear = LinearCells(genes, settings.linear) if settings.linear else None
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -150,7 +164,7 @@ class TransformerVAE(nn.Module):
         if self.log_theta is not None:
             self.log_theta.weight[1:, 0] = torch.log(theta)
         direction = self.head.weight[0]
-        wanted = torch.log(shares.clamp_min(1e-7))
+        wanted = torch.log(shares.clamp_min(1e-7)).to(direction)
         wanted = wanted - wanted.mean()
         now = self.gene_table.weight @ direction
         self.gene_table.weight += torch.outer(wanted - now, direction) / direction.square().sum()
@@ -166,7 +180,9 @@ class TransformerVAE(nn.Module):
     def encode(
         self, counts: Tensor, gene_index: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the latent mean (B, L, D), and its log variance for a variational model.
+        """Return the latent mean (B, L, D), and its log variance (B, T, D) for a variational model.
+
+        The components of a linear part are as they are: unit variance over cells, no norm.
 
         Parameters
         ----------
@@ -175,10 +191,13 @@ class TransformerVAE(nn.Module):
         gene_index
             (G,) row of each column in the gene table; default: the panel in order, 1..G.
         """
-        x = self.pool(self.inducing, self.tokens(counts, gene_index))  # (B, L, E)
+        x = self.pool(self.inducing, self.tokens(counts, gene_index))  # (B, T, E)
         for block in self.encoder:
             x = block(x)
-        mean = self.latent_norm(self.to_latent(x))  # (B, L, D)
+        mean = self.latent_norm(self.to_latent(x))  # (B, T, D)
+        if self.linear is not None:
+            components = self.linear.encode(counts, gene_index).unflatten(1, (-1, mean.shape[2]))
+            mean = torch.cat([mean.float(), components], dim=1)  # (B, L, D)
         if self.to_log_variance is None:
             return mean, None
         return mean, self.to_log_variance(x).clamp(-12, 4)
@@ -205,7 +224,8 @@ class TransformerVAE(nn.Module):
             runs over the queried genes only (and the rest where the library is over all genes),
             so means of a part of the panel share out the library size among that part.
         """
-        x = self.from_latent(self.latent_norm(z))  # (B, L, E)
+        own = self.settings.size.latent_tokens
+        x = self.from_latent(self.latent_norm(z[:, :own]))  # (B, T, E)
         for block in self.decoder:
             x = block(x)
         first = 0 if self.settings.library == "all" else 1
@@ -216,6 +236,8 @@ class TransformerVAE(nn.Module):
             index = torch.cat([rest, gene_index])
         out = self.head(self.unpool(self.gene_table(index), x))  # (B, G', 1 or 2)
         logits = out[..., 0].float()
+        if self.linear is not None:
+            logits = logits + self.linear.decode(z[:, own:].flatten(1), index)
         if offset is not None:
             logits = logits + F.pad(offset, (1 - first, 0))
         share = torch.softmax(logits, dim=-1)[:, 1 - first :]  # (B, G)
@@ -233,15 +255,17 @@ class TransformerVAE(nn.Module):
         Parameters
         ----------
         noise
-            (B, L, D) standard normal for the variational model; without it the mean is decoded.
+            (B, T, D) standard normal for the variational model; without it the mean is decoded.
         """
         mean, log_variance = self.encode(remove_offset(batch.counts, batch.offset))
         z = mean
         kl = mean.new_zeros(())
         if log_variance is not None:
+            tokens = self.settings.size.latent_tokens
+            own, components = mean[:, :tokens], mean[:, tokens:]
             if noise is not None:
-                z = mean + noise * (0.5 * log_variance).exp()
-            kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum((1, 2)).mean()
+                z = torch.cat([own + noise * (0.5 * log_variance).exp(), components], dim=1)
+            kl = 0.5 * (own.square() + log_variance.exp() - 1 - log_variance).sum((1, 2)).mean()
         decoded = self.decode(z, batch.library_size, batch.offset)
         nll = -nb_log_prob(batch.target, decoded.mu, decoded.theta).sum(1).mean()
         return {"loss": nll + kl_weight * kl, "nll": nll, "kl": kl}

@@ -1,4 +1,4 @@
-"""The negative binomial over counts: log-probability, samples, and expected log1p values.
+"""The negative binomial over counts: log-probability, samples, expected log1p values; thinning.
 
 ``NB(mean mu, inverse dispersion theta)`` has variance ``mu + mu^2 / theta``.
 Shapes broadcast; in use they are (B cells, G genes).
@@ -66,3 +66,9 @@ def expected_log1p(mu: Tensor, theta: Tensor, scale: Tensor) -> Tensor:
         hit = -torch.expm1(-u * scale)  # 1 - e^{-q}, (B, 1)
         total = total - weight * torch.expm1(-theta * torch.log1p(ratio * hit))
     return total
+
+
+def thin(counts: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Split counts at random into what stays and what is hidden, a ``share`` of the molecules."""
+    hidden = torch.binomial(counts, torch.full_like(counts, share), generator=generator)
+    return counts - hidden, hidden

@@ -72,8 +72,11 @@ def read_vae(path: Path | str, vocabulary: Vocabulary, settings: VaeSettings) ->
     if width != settings.size.width:
         msg = f"{path} has width {width}, this VAE {settings.size.width}; set vae.size alike."
         raise CheckpointError(msg)
+    tensors = {n: value for n, value in tensors.items() if not n.startswith("linear.")}
     table = ([0, *(i + 1 for i in here)], [0, *(i + 1 for i in there)])
     report = f"{len(here)} of {len(vocabulary.gene_ids)} genes found in {path}"
+    if settings.linear:
+        report += "; the linear part of the cells is fitted anew"
     return Start(tensors, {"gene_table.weight": table, "log_theta.weight": table}, report)
 
 

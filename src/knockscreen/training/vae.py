@@ -14,15 +14,11 @@ from knockscreen import checkpoint
 from knockscreen.data.cells import CellStore
 from knockscreen.models.vae import Batch, TransformerVAE, VaeSettings, VaeSize, remove_offset
 from knockscreen.names import Split
+from knockscreen.nn.likelihood import thin
 from knockscreen.training.effect import EffectModel
+from knockscreen.training.linear_cells import Moments, fit_linear
 from knockscreen.training.loop import Data, LossFunction, Progress, Trainer, TrainingSettings
 from knockscreen.training.transfer import Start
-
-
-def thin(counts: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Split counts at random into what stays and what is hidden, a ``share`` of the molecules."""
-    hidden = torch.binomial(counts, torch.full_like(counts, share), generator=generator)
-    return counts - hidden, hidden
 
 
 class Offsets:
@@ -184,18 +180,17 @@ def fit_vae(
     resume_dir: Path | None = None,
     start: Start | None = None,
 ) -> tuple[TransformerVAE, Progress]:
-    """Train a VAE on the training split, stop by the validation split, return it averaged."""
+    """Train a VAE on the training split, stop by the validation split, return it averaged.
+
+    A linear part of the cells is fitted before, also where the training starts from a checkpoint.
+    """
     device = device or torch.device("cpu")
     vae_training = vae_training or VaeTraining()
     torch.manual_seed(seed)
     model = TransformerVAE(len(store.vocabulary.gene_ids), settings)
-    train = store.rows(Split.TRAIN)
-    model.start_from_moments(mean_shares(store, train), inverse_dispersions(store, train))
-    model.to(device)
     offsets = Offsets(store, effects, device)
-    if start is not None:
-        start.apply(model)
-        match_means(model, _some_cells(store, train, offsets, seed))
+    train = store.rows(Split.TRAIN)
+    prepare(model.to(device), store, train, offsets, seed=seed, start=start)
     trainer = Trainer(
         model,
         make_loss(store, offsets, vae_training, device),
@@ -207,15 +202,41 @@ def fit_vae(
     return model, trainer.fit(data, resume_dir)
 
 
-def _some_cells(
-    store: CellStore, rows: NDArray[np.int64], offsets: Offsets, seed: int, most: int = 512
-) -> Batch:
-    """Return up to ``most`` cells of some rows, drawn by ``seed``."""
-    drawn = np.random.default_rng([seed, 31]).permutation(rows)[:most]
-    device = offsets.device
-    counts = torch.from_numpy(store.dense(drawn)).to(device)
-    library = torch.from_numpy(np.asarray(store.library_size[drawn])).to(device)
-    return Batch(counts, counts, library, offsets.rows(drawn))
+def prepare(
+    model: TransformerVAE,
+    store: CellStore,
+    rows: NDArray[np.int64],
+    offsets: Offsets,
+    *,
+    seed: int,
+    start: Start | None = None,
+) -> None:
+    """Give a new model what is known before it is trained: means, dispersions, linear part, start.
+
+    The linear part, and the dispersions that belong to it, are always of these cells; whatever the
+    untrained (or other cells') network adds to the mean logits is taken out again.
+    """
+
+    def read(some: NDArray[np.int64]) -> Batch:
+        counts = torch.from_numpy(store.dense(some)).to(offsets.device)
+        library = torch.from_numpy(np.asarray(store.library_size[some])).to(offsets.device)
+        return Batch(counts, counts, library, offsets.rows(some))
+
+    moments = Moments(mean_shares(store, rows), inverse_dispersions(store, rows))
+    if model.linear is not None:
+        rest = model.settings.library == "all"
+        generator = torch.Generator().manual_seed(seed)
+        components = model.settings.linear
+        part, moments = fit_linear(read, rows, moments, components, rest=rest, generator=generator)
+        model.linear.take(part)
+    model.start_from_moments(moments.shares, moments.theta)
+    if start is not None:
+        start.apply(model)
+    if model.linear is not None and model.log_theta is not None:
+        with torch.no_grad():
+            model.log_theta.weight[1:, 0] = torch.log(moments.theta)
+    if start is not None or model.linear is not None:
+        match_means(model, read(np.random.default_rng([seed, 31]).permutation(rows)[:512]))
 
 
 def hash_inputs(
