@@ -240,8 +240,8 @@ def _network(config: "VaeConfig") -> "VaeSettings":
     if config.linear % dim:
         below = config.linear - config.linear % dim
         msg = (
-            f"vae.linear is {config.linear}, which is not a multiple of the {dim} dimensions that a "
-            f"latent token of vae.size '{config.size}' has; set it to {below} or {below + dim}."
+            f"vae.linear is {config.linear}, which is not a multiple of the {dim} dimensions that "
+            f"a latent token of vae.size '{config.size}' has; set it to {below} or {below + dim}."
         )
         raise ConfigError(msg)
     return VaeSettings(

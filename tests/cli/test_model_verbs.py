@@ -26,7 +26,7 @@ SETTINGS = {
     },
     "vae": {
         "size": "tiny", "input": "softbin", "dispersion": "shared", "library": "all",
-        "kl_weight": 0.0, "thinning": 0.0, "init_from": None, "training": TRAINING,
+        "kl_weight": 0.0, "thinning": 0.0, "linear": 8, "init_from": None, "training": TRAINING,
     },
     "flow": {
         "size": "tiny", "condition_dropout": 0.1, "target_dropout": 0.1, "init_from": None,
@@ -300,6 +300,12 @@ SHARD = [*PLANNED, "--control", "one/control.npz", "--output", "bad/0.npz"]
             ["train-vae", *TRAIN],
             {"vae": {"init_from": "none.safetensors"}},
             "checkpoint file none.safetensors does not exist; 'knockscreen train-vae' writes it",
+        ),
+        (
+            ["train-vae", *TRAIN],
+            {"vae": {"linear": 12}},
+            "vae.linear is 12, which is not a multiple of the 8 dimensions that a latent token of "
+            "vae.size 'tiny' has; set it to 8 or 16.",
         ),
         (["encode", *TRAIN, "--vae", "m/flow.safetensors"], {}, "is a 'flow' checkpoint"),
         (["train-flow", *TRAIN, "--latents", "none"], {}, "none/latents.npy does not exist; run"),

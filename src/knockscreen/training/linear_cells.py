@@ -123,6 +123,10 @@ def fit_linear(
         schedule.step()
     with torch.no_grad():
         part = LinearPart(
-            scale, F.pad(shares, (1, 0)), F.pad(mean, (1, 0)), F.pad(weights, (0, 0, 1, 0)), out
+            scale,
+            F.pad(shares, (1, 0)),
+            F.pad(mean, (1, 0)),
+            F.pad(weights, (0, 0, 1, 0)),
+            out.detach(),
         )
         return part, Moments(torch.softmax(bias, 0), log_theta.exp())
