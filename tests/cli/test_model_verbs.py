@@ -304,8 +304,7 @@ SHARD = [*PLANNED, "--control", "one/control.npz", "--output", "bad/0.npz"]
         (
             ["train-vae", *TRAIN],
             {"vae": {"linear": 12}},
-            "vae.linear is 12, which is not a multiple of the 8 dimensions that a latent token of "
-            "vae.size 'tiny' has; set it to 8 or 16.",
+            "of the 8 dimensions that a latent token of vae.size 'tiny' has; set it to 8 or 16.",
         ),
         (["encode", *TRAIN, "--vae", "m/flow.safetensors"], {}, "is a 'flow' checkpoint"),
         (["train-flow", *TRAIN, "--latents", "none"], {}, "none/latents.npy does not exist; run"),

@@ -124,7 +124,7 @@ def test_latent_has_a_token_more_for_every_eight_components_and_no_parameter():
     assert count_parameters(model) == count_parameters(
         TransformerVAE(GENES, replace(TINY, linear=0))
     )
-    with pytest.raises(ValueError, match="linear 12 is not a multiple of the latent width 8"):
+    with pytest.raises(ValueError, match="linear 12 is no multiple of the latent width 8"):
         make(linear=12)
 
 

@@ -114,9 +114,7 @@ class TransformerVAE(nn.Module):
             msg = f"width {size.width} is not a multiple of the heads {heads}"
             raise ValueError(msg)
         if settings.linear % size.latent_dim:
-            msg = (
-                f"linear {settings.linear} is not a multiple of the latent width {size.latent_dim}"
-            )
+            msg = f"linear {settings.linear} is no multiple of the latent width {size.latent_dim}"
             raise ValueError(msg)
         self.genes = genes
         self.settings = settings
