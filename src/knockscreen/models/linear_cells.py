@@ -65,13 +65,13 @@ class LinearCells(nn.Module):
         others add nothing, as if they were at their mean. A cell without a count is at 0, the mean.
         """
         with torch.autocast(counts.device.type, enabled=False):
-            if gene_index is None:
-                rows, share = slice(1, None), torch.ones_like(self.scale)
-            else:
-                rows, share = gene_index, self.shares[gene_index].sum()
-            about = log_scaled(counts.float(), self.scale * share) - self.mean[rows]  # (B, G)
+            scale, mean, weights = self.scale, self.mean[1:], self.linear_in[1:]
+            if gene_index is not None:
+                scale = scale * self.shares[gene_index].sum()
+                mean, weights = self.mean[gene_index], self.linear_in[gene_index]
+            about = log_scaled(counts.float(), scale) - mean  # (B, G)
             known = counts.sum(1, keepdim=True) > 0
-            return torch.where(known, about, 0.0) @ self.linear_in[rows]
+            return torch.where(known, about, 0.0) @ weights
 
     def decode(self, z: Tensor, index: Tensor) -> Tensor:
         """Return what components z (B, K) add to the logits (B, G') of the rows ``index``."""

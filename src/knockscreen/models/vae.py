@@ -196,8 +196,9 @@ class TransformerVAE(nn.Module):
             x = block(x)
         mean = self.latent_norm(self.to_latent(x))  # (B, T, D)
         if self.linear is not None:
-            components = self.linear.encode(counts, gene_index).unflatten(1, (-1, mean.shape[2]))
-            mean = torch.cat([mean.float(), components], dim=1)  # (B, L, D)
+            components = self.linear.encode(counts, gene_index)  # (B, K)
+            shape = len(components), -1, mean.shape[2]
+            mean = torch.cat([mean.float(), components.reshape(shape)], dim=1)  # (B, L, D)
         if self.to_log_variance is None:
             return mean, None
         return mean, self.to_log_variance(x).clamp(-12, 4)

@@ -60,7 +60,8 @@ def components(
 
     sums = torch.cat([shown(piece).sum(1) for piece in pieces])
     scale = sums.median().clamp_min(1)
-    total, mean, square = 0.0, torch.zeros(1).double(), torch.zeros(1, 1).double()
+    total, mean = torch.zeros(1).double(), torch.zeros(1).double()
+    square = torch.zeros(1, 1).double()
     for piece in pieces:
         counts = shown(piece)
         x = log_scaled(counts, scale).double()
