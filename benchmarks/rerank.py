@@ -51,6 +51,10 @@ def write_screen(folder: Path, args: argparse.Namespace, rng: np.random.Generato
                 "score": blocks.mean(axis=1),
                 "score_se": blocks.std(axis=1, ddof=1) / np.sqrt(args.blocks),
                 "n_genes": np.full(n, 40, dtype=np.int32),
+                "magnitude": rng.uniform(0.5, 2, n),
+                "specific_toward": rng.uniform(size=n),
+                "specific_away": rng.uniform(size=n),
+                "control_error": 0.01,
                 "blocks": pl.Series(blocks).cast(pl.List(pl.Float64)),
             }
         ).write_parquet(
@@ -64,7 +68,9 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--resamples", type=int, default=200)
     args = parser.parse_args()
-    settings = RankConfig(pool_over=["donor"], interval=0.9, resamples=args.resamples)
+    settings = RankConfig(
+        pool_over=["donor"], interval=0.9, resamples=args.resamples, random_programs=0
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_screen(folder, args, np.random.default_rng(0))

@@ -29,11 +29,13 @@ def score(
     from knockscreen.score import effects as scoring
     from knockscreen.score.candidates import read_candidates
     from knockscreen.score.programs import load_programs
+    from knockscreen.score.random_programs import program_null
 
     config = read_stage(scoring.ScoreStage, settings)
     programs = load_programs(config.programs, store)
     read = scoring.read_shard(shard, control, read_candidates(candidates), store)
-    table = scoring.program_scores(read, programs, config.rank.pool_over)
+    null = program_null(store, programs, config.rank.random_programs)
+    table = scoring.program_scores(read, programs, config.rank.pool_over, null)
     with atomic(effects) as first, atomic(programs_out) as second:
         rows = scoring.write_effects(read, first, config.rank.pool_over)
         table.write_parquet(second, row_group_size=max(len(table) // len(programs.names), 1))

@@ -7,7 +7,7 @@ import torch
 
 from knockscreen.artifacts import atomic
 from knockscreen.errors import UnknownNameError, suggest
-from knockscreen.names import NTC, Evidence, parse_context
+from knockscreen.names import NTC, Evidence, is_decoy, parse_context
 from knockscreen.nn.likelihood import nb_sample
 from knockscreen.sampling import Sampler
 
@@ -21,7 +21,8 @@ def resolve_target(sampler: Sampler, name: str) -> str:
             known[gene_id.lower()] = known[symbol.lower()] = gene_id
     found = known.get(name.lower())
     if found is None:
-        msg = f"unknown target '{name}'{suggest(name, (*v.targets, *v.genes))}."
+        known_names = [t for t in (*v.targets, *v.genes) if not is_decoy(t)]
+        msg = f"unknown target '{name}'{suggest(name, known_names)}."
         raise UnknownNameError(msg)
     return found
 

@@ -5,6 +5,11 @@ from enum import StrEnum
 NTC = "non-targeting"
 """Label of control cells (non-targeting guides) in every table of ours."""
 
+DECOY = "decoy_"
+"""Start of the id of a decoy: a pseudo-target made of control cells, the null of "no effect"."""
+UNSEEN_DECOY = "decoy_unseen_"
+"""Start of the id of a decoy of genes never knocked down: the features of a gene, scrambled."""
+
 TARGET_GENE = "target_gene"
 TARGET_GENE_ID = "target_gene_id"
 GENE = "gene"
@@ -45,6 +50,11 @@ class Direction(StrEnum):
 
     TOWARD = "toward"
     AWAY = "away"
+
+
+def is_decoy(target_id: str) -> bool:
+    """Return whether an id names a decoy, of either kind."""
+    return target_id.startswith(DECOY)
 
 
 def context_name(levels: dict[str, str]) -> str:

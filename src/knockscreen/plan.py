@@ -9,7 +9,7 @@ from knockscreen.data.cells import Vocabulary
 from knockscreen.errors import ConfigError, DataError, UnknownNameError, suggest
 from knockscreen.models.vae import VaeSettings
 from knockscreen.models.velocity import VelocitySettings
-from knockscreen.names import NTC, Evidence, parse_context
+from knockscreen.names import NTC, UNSEEN_DECOY, Evidence, is_decoy, parse_context
 from knockscreen.nn.blocks import swiglu_width
 
 EVALUATIONS = {"euler": 1, "midpoint": 2, "heun": 2, "ab2": 1, "dopri5": 12}
@@ -41,11 +41,12 @@ def list_candidates(known: Known, which: str, shards: int) -> pl.DataFrame:
 
     ``which`` is ``all`` (every gene of the input; those that cannot be generated say why),
     ``measured`` (every target of the store), or the path of a file of symbols or Ensembl ids.
+    The decoys of every kind of evidence among them come last, with status ``decoy``.
     """
     v = known.vocabulary
     symbols = dict(zip(known.panel["gene_id"], known.panel["gene"], strict=True))
     symbols |= dict(zip(v.target_ids, v.targets, strict=True))
-    targets = [t for t in v.target_ids if t != NTC]
+    targets = [t for t in v.target_ids if t != NTC and not is_decoy(t)]
     if which == "measured":
         wanted = targets
     elif which == "all":
@@ -65,7 +66,10 @@ def list_candidates(known: Known, which: str, shards: int) -> pl.DataFrame:
             status = "filtered"
         rows.append((symbols.get(gene_id, gene_id), gene_id, str(evidence), status))
     screened = [i for i, row in enumerate(rows) if row[3] == "screened"]
-    if not screened:
+    decoys = list_decoys(known, {rows[i][2] for i in screened})
+    screened += range(len(rows), len(rows) + len(decoys))
+    rows += decoys
+    if len(screened) == len(decoys):
         msg = f"screen.candidates '{which}' leaves no gene that the model can generate."
         raise ConfigError(msg)
     order = {i: n for n, i in enumerate(screened)}
@@ -82,6 +86,21 @@ def list_candidates(known: Known, which: str, shards: int) -> pl.DataFrame:
     ]
     frame = pl.DataFrame(table, schema=CANDIDATES, orient="row").sort("candidate")
     return frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int32).alias("candidate"))
+
+
+def list_decoys(known: Known, evidence: set[str]) -> list[tuple[str, str, str, str]]:
+    """Return (symbol, id, evidence, status) of the decoys for some kinds of evidence.
+
+    Seen decoys are those the model was trained with; as many unseen ones are made of scrambled
+    gene features.
+    """
+    decoys = [t for t in known.vocabulary.target_ids if is_decoy(t)]
+    seen = [(t, Evidence.PREDICTED_SEEN) for t in decoys if t in known.seen]
+    unseen = [
+        (f"{UNSEEN_DECOY}{k:04d}", Evidence.PREDICTED_UNSEEN) for k in range(1, len(decoys) + 1)
+    ]
+    listed = [*seen, *unseen]
+    return [(t, t, str(kind), "decoy") for t, kind in listed if str(kind) in evidence]
 
 
 def read_candidates(path: Path, symbols: dict[str, str]) -> list[str]:

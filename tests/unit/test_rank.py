@@ -17,7 +17,7 @@ from knockscreen.score.rank import (
     write_rankings,
 )
 
-SETTINGS = RankConfig(pool_over=["donor"], interval=0.9, resamples=200)
+SETTINGS = RankConfig(pool_over=["donor"], interval=0.9, resamples=200, random_programs=0)
 KEY = ["program", "context", "target_gene_id"]
 
 
@@ -37,6 +37,10 @@ def score_table(scores, spread=0.0, *, program="Th2", context="time=Rest", block
             "score": pl.Series(list(scores.values()), dtype=pl.Float64),
             "score_se": errors,
             "n_genes": pl.Series([5] * len(scores), dtype=pl.Int32),
+            "magnitude": 1.0,
+            "specific_toward": 0.5,
+            "specific_away": 0.5,
+            "control_error": 0.0,
             "blocks": pl.Series(values, dtype=pl.List(pl.Float64)),
         }
     )

@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 from knockscreen.artifacts import read_json
 from knockscreen.config import ProgramsConfig, RankConfig, Section
 from knockscreen.errors import DataError
-from knockscreen.names import CP10K
+from knockscreen.names import CP10K, is_decoy
 from knockscreen.score.contexts import pooled_contexts
 from knockscreen.score.programs import ProgramMatrix
+from knockscreen.score.random_programs import ProgramNull
 
 PSEUDOCOUNT = 0.1
 """Counts per 10,000 added to both sides of a fold change."""
@@ -179,9 +180,13 @@ EFFECT_SCHEMA = pa.schema(
 
 
 def effect_tables(shard: Shard, pool_over: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield the long effects of one context after another, sorted by context, target and gene."""
+    """Yield the long effects of one context after another, sorted by context, target and gene.
+
+    Decoys are left out: they are a null, and nothing to be looked at.
+    """
     targets, genes = np.array(shard.target_gene_ids), np.array(shard.meta.gene_ids)
     rows, columns = np.argsort(targets, kind="stable"), np.argsort(genes, kind="stable")
+    rows = rows[[not is_decoy(target) for target in targets[rows]]]
     k, g = len(rows), len(columns)
     groups = pooled_contexts(shard.meta.contexts, pool_over)
     names = pa.array(list(groups))
@@ -223,13 +228,21 @@ def write_effects(shard: Shard, path: Path, pool_over: Sequence[str]) -> int:
     return rows
 
 
-def program_scores(shard: Shard, programs: ProgramMatrix, pool_over: Sequence[str]) -> pl.DataFrame:
+def program_scores(
+    shard: Shard,
+    programs: ProgramMatrix,
+    pool_over: Sequence[str],
+    null: ProgramNull | None = None,
+) -> pl.DataFrame:
     """Return the scores of a shard's candidates: program, context, target, score, error, blocks.
 
     The target's own gene is left out; a program of which no other gene is on the panel has score
     NULL. ``score`` is of all draws, ``blocks`` of each block of draws, ``score_se`` is their
-    sd / sqrt(B), NULL with one block. One candidate is projected at a time, with shapes that do not
-    depend on the shard, so that the numbers do not either.
+    sd / sqrt(B), NULL with one block. ``magnitude`` is the norm of delta over the other genes;
+    ``specific_toward`` and ``specific_away`` are (b + 1) / (N + 1) with b random programs moved as
+    far in that direction, ``control_error`` is the standard error of the mean score of the real
+    control cells; NULL without a ``null``. One candidate is projected at a
+    time, with shapes that do not depend on the shard, so that the numbers do not either.
     """
     groups = pooled_contexts(shard.meta.contexts, pool_over)
     average = np.zeros((len(groups), len(shard.meta.contexts)))  # (X, C)
@@ -241,6 +254,7 @@ def program_scores(shard: Shard, programs: ProgramMatrix, pool_over: Sequence[st
     order = np.argsort(np.array(shard.target_gene_ids), kind="stable")
     scores = np.empty((p, len(groups), k, 1 + b))
     n_genes = np.empty((p, k), dtype=np.int32)
+    beside = _Beside.empty(p, len(groups), k)
     for position, candidate in enumerate(order):
         weights, n = programs.without(own.get(shard.target_gene_ids[candidate], -1))
         stacked = np.concatenate(
@@ -252,17 +266,56 @@ def program_scores(shard: Shard, programs: ProgramMatrix, pool_over: Sequence[st
         projected = stacked @ weights[:, used].T  # (1 + B, C, P)
         scores[:, :, position] = np.einsum("xc,bcp->pxb", average, projected)
         n_genes[:, position] = n
+        delta = average @ shard.delta_mean[candidate].astype(np.float64)  # (X, G)
+        if shard.target_gene_ids[candidate] in own:
+            delta[:, own[shard.target_gene_ids[candidate]]] = 0.0
+        beside.add(position, delta, scores[:, :, position, 0], null)
+    if null is not None:
+        unknown = np.full(p, np.nan)
+        errors = [null.control_error.get(name, unknown) for name in shard.meta.contexts]
+        squared = np.stack(errors) ** 2  # (C, P)
+        beside.error[:] = np.sqrt(average**2 @ squared).T
     targets = [shard.target_gene_ids[i] for i in order]
-    return _score_frame(scores, n_genes, programs.names, list(groups), targets)
+    return _score_frame(scores, n_genes, beside, names=(programs.names, list(groups), targets))
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """What is said of each score beside it, filled in candidate by candidate."""
+
+    magnitude: Floats  # (X, K)
+    toward: Floats  # (P, X, K)
+    away: Floats  # (P, X, K)
+    error: Floats  # (P, X) of the control
+
+    @classmethod
+    def empty(cls, p: int, x: int, k: int) -> "_Beside":
+        toward, away = (np.full((p, x, k), np.nan) for _ in range(2))
+        return cls(np.zeros((x, k)), toward, away, np.full((p, x), np.nan))
+
+    def add(self, k: int, delta: Floats, score: Floats, null: ProgramNull | None) -> None:
+        """Add candidate ``k`` from its effects (X, G), its own gene 0, and its scores (P, X)."""
+        self.magnitude[:, k] = np.sqrt((delta**2).sum(axis=1))
+        if null is None or not null.weights.shape[1]:
+            return
+        p, n, g = null.weights.shape
+        moved = null.weights.reshape(p * n, g) @ delta.T.astype(np.float32)
+        moved = moved.reshape(p, n, -1)  # (P, N, X)
+        known = np.isfinite(score)
+        for found, sign in ((self.toward, 1), (self.away, -1)):
+            b = (sign * moved >= sign * score[:, None]).sum(axis=1)  # (P, X)
+            found[:, :, k] = np.where(known, (b + 1) / (n + 1), np.nan)
 
 
 def _score_frame(
     scores: Floats,
     n_genes: NDArray[np.int32],
-    programs: Sequence[str],
-    contexts: Sequence[str],
-    targets: list[str],
+    beside: _Beside,
+    *,
+    names: tuple[Sequence[str], Sequence[str], Sequence[str]],
 ) -> pl.DataFrame:
+    """Return the long table of scores (P, X, K, 1 + B); names of programs, contexts, targets."""
+    programs, contexts, targets = names
     p, x, k, blocks = scores.shape
     by_block = scores[..., 1:].reshape(p * x * k, blocks - 1)
     if blocks - 1 > 1:
@@ -277,10 +330,14 @@ def _score_frame(
             "score": scores[..., 0].ravel(),
             "score_se": error,
             "n_genes": np.repeat(n_genes[:, None, :], x, axis=1).ravel(),
+            "magnitude": np.broadcast_to(beside.magnitude, (p, x, k)).ravel(),
+            "specific_toward": beside.toward.ravel(),
+            "specific_away": beside.away.ravel(),
+            "control_error": np.repeat(beside.error[:, :, None], k, axis=2).ravel(),
             "blocks": pl.Series(by_block).cast(pl.List(pl.Float64)),
         }
     )
     return frame.with_columns(
-        pl.col("score", "score_se").fill_nan(None),
+        pl.col(pl.Float64).fill_nan(None),
         pl.when(pl.col("score").is_not_nan()).then("blocks").alias("blocks"),
     ).sort("program", "context", "target_gene_id")

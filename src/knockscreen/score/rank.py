@@ -4,14 +4,16 @@ T targets, R resamples, B draw blocks. Rank 1 is best; equal scores are ordered 
 ``target_gene_id``, so that a ranking is total and does not depend on shards. Predicted and measured
 scores are ranked apart.
 
-Rank intervals say how far a rank moves with the noise in the scores, and no more:
+Rank intervals say how far a rank moves with the noise in the scores:
 
 - predicted: bootstrap over draw blocks, the *same* blocks for every target, because draw r is
   paired across knock-downs; the spread is widened by ``sqrt(B / (B - 1))``, which a bootstrap of B
-  blocks lacks;
+  blocks lacks. On top comes the error that the score has from few training cells, as the decoys
+  show it (:mod:`knockscreen.score.calibration`);
 - measured: scores redrawn from a normal distribution with their standard error.
 
-``p_value`` and ``fdr`` are NULL until a null has been sampled: generated cells are free, and a
+``p_value`` is of decoys, ``fdr`` by Benjamini-Hochberg over the targets of one program, context,
+direction and kind of evidence; both are NULL without decoys: generated cells are free, and a
 p-value over them would prove nothing.
 """
 
@@ -30,6 +32,7 @@ from knockscreen.artifacts import atomic, read_json
 from knockscreen.config import NonNegative, RankConfig, Section
 from knockscreen.errors import DataError
 from knockscreen.names import Direction, Evidence
+from knockscreen.score.calibration import calibrated, with_concordance
 from knockscreen.score.candidates import read_candidates
 
 log = logging.getLogger(__name__)
@@ -46,6 +49,7 @@ SCORES: dict[str, type[pl.DataType]] = {
     "score": pl.Float64,
     "score_sd": pl.Float64,
     "n_genes": pl.Int32,
+    "magnitude": pl.Float64,
 }
 RANKINGS: dict[str, type[pl.DataType]] = {
     "program": pl.String,
@@ -63,7 +67,18 @@ RANKINGS: dict[str, type[pl.DataType]] = {
     "evidence": pl.String,
     "control_status": pl.String,
     "n_genes": pl.Int32,
+    "n_decoys": pl.Int32,
+    "program_specificity_p": pl.Float64,
+    "direction_p": pl.Float64,
+    "donor_concordance": pl.Float64,
+    "donor_sd": pl.Float64,
 }
+BY_DIRECTION = ("p_value", "fdr", "program_specificity_p", "direction_p")
+"""Columns of a ranking that differ between directions."""
+ALIKE = ("n_decoys", "donor_concordance", "donor_sd")
+"""Columns that a score may lack, the same in both directions."""
+BESIDE = ("specific_toward", "specific_away", "control_error", "blocks")
+"""Columns of a shard's scores beside those that are kept."""
 NOT_TESTED = "not_tested"
 
 
@@ -81,6 +96,7 @@ class Scores:
     shards: list[Path]
     measured: Path | None
     candidates: pl.DataFrame  # screened ones: target_gene_id, target_gene, evidence
+    decoys: pl.DataFrame  # target_gene_id, target_gene, evidence they are the null of
     symbols: dict[str, str]  # of every target of the store
 
 
@@ -147,6 +163,7 @@ def rank_scores(rows: pl.DataFrame, resampled: Floats | None, coverage: float) -
         Share of resamples that an interval holds.
     """
     frames = []
+    rows = _with_missing(rows)
     uncertain = rows["score_sd"].is_not_null()
     both = ranks_both_ways(rows["score"].to_numpy())
     resampled_both = (None, None) if resampled is None else ranks_both_ways(resampled)
@@ -162,13 +179,18 @@ def rank_scores(rows: pl.DataFrame, resampled: Floats | None, coverage: float) -
         frame = rows.with_columns(
             pl.lit(direction.value).alias("direction"),
             pl.Series("rank", ranks),
-            pl.lit(None).alias("p_value"),
-            pl.lit(None).alias("fdr"),
             pl.lit(NOT_TESTED).alias("control_status"),
+            *(pl.col(f"{name}_{direction.value}").alias(name) for name in BY_DIRECTION),
             **bounds,
         )
         frames.append(frame.select(*RANKINGS).cast(pl.Schema(RANKINGS)).sort("rank"))
     return pl.concat(frames)
+
+
+def _with_missing(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return rows with every column of a ranking that they lack, as NULL."""
+    wanted = [*(f"{name}_{d.value}" for name in BY_DIRECTION for d in Direction), *ALIKE]
+    return rows.with_columns(pl.lit(None).alias(n) for n in wanted if n not in rows.columns)
 
 
 def find_scores(programs_dir: Path, measured: Path | None, candidates: Path, store: Path) -> Scores:
@@ -179,7 +201,9 @@ def find_scores(programs_dir: Path, measured: Path | None, candidates: Path, sto
     DataError
         A shard's scores are missing, or nothing was screened.
     """
-    table = read_candidates(candidates).filter(pl.col("status") == "screened")
+    listed = read_candidates(candidates)
+    table = listed.filter(pl.col("status") == "screened")
+    decoys = listed.filter(pl.col("status") == "decoy")
     if table.is_empty():
         msg = (
             f"{candidates} has no screened candidate, so there is nothing to rank; check "
@@ -189,7 +213,7 @@ def find_scores(programs_dir: Path, measured: Path | None, candidates: Path, sto
     found = {
         int(path.stem): path for path in Path(programs_dir).glob("*.parquet") if path.stem.isdigit()
     }
-    wanted = sorted(table["shard"].unique().to_list())
+    wanted = sorted({*table["shard"], *decoys["shard"]})
     missing = [str(shard) for shard in wanted if shard not in found]
     if missing:
         msg = (
@@ -202,6 +226,7 @@ def find_scores(programs_dir: Path, measured: Path | None, candidates: Path, sto
         shards=[found[shard] for shard in wanted],
         measured=Path(measured) if measured else None,
         candidates=table.select("target_gene_id", "target_gene", "evidence"),
+        decoys=decoys.select("target_gene_id", "target_gene", "evidence"),
         symbols={t["target_gene_id"]: t["target_gene"] for t in described["targets"]},
     )
 
@@ -212,26 +237,30 @@ def _program_names(scores: Scores) -> list[str]:
     return sorted(names.select(pl.col("program").unique()).collect()["program"].to_list())
 
 
-def predicted_scores(scores: Scores, program: str) -> pl.DataFrame:
-    """Return the predicted scores of one program, sorted by context and target, with ``blocks``.
+def predicted_scores(scores: Scores, program: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the predicted scores of one program, of candidates and of decoys, with ``blocks``.
+
+    Sorted by context and target.
 
     Raises
     ------
     DataError
-        A screened candidate has no score, or two, in some context.
+        A candidate or a decoy has no score, or two, in some context.
     """
     rows = pl.scan_parquet(scores.shards).filter(pl.col("program") == program).collect()
-    rows = rows.join(scores.candidates, on="target_gene_id").rename({"score_se": "score_sd"})
-    for (context,), part in rows.group_by("context"):
-        if len(part) != len(scores.candidates) or part["target_gene_id"].is_duplicated().any():
-            msg = (
-                f"program {program} in {context} has {len(part)} scores for "
-                f"{len(scores.candidates)} screened candidates; run score again for every shard."
-            )
-            raise DataError(msg)
-    return (
-        rows.select(*SCORES, "blocks").cast({"n_genes": pl.Int32}).sort("context", "target_gene_id")
-    )
+    rows = rows.rename({"score_se": "score_sd"}).cast({"n_genes": pl.Int32})
+    parts = []
+    for listed, what in ((scores.candidates, "screened candidates"), (scores.decoys, "decoys")):
+        found = rows.join(listed, on="target_gene_id")
+        for (context,), part in found.group_by("context"):
+            if len(part) != len(listed) or part["target_gene_id"].is_duplicated().any():
+                msg = (
+                    f"program {program} in {context} has {len(part)} scores for {len(listed)} "
+                    f"{what}; run score again for every shard."
+                )
+                raise DataError(msg)
+        parts.append(found.select(*SCORES, *BESIDE).sort("context", "target_gene_id"))
+    return parts[0], parts[1]
 
 
 def measured_scores(scores: Scores, program: str) -> pl.DataFrame:
@@ -243,23 +272,32 @@ def measured_scores(scores: Scores, program: str) -> pl.DataFrame:
         {"target_gene_id": list(scores.symbols), "target_gene": list(scores.symbols.values())}
     )
     rows = rows.join(symbols, on="target_gene_id").rename({"standard_error": "score_sd"})
-    rows = rows.with_columns(pl.lit(Evidence.MEASURED.value).alias("evidence"))
+    rows = rows.with_columns(
+        pl.lit(Evidence.MEASURED.value).alias("evidence"), pl.lit(None).alias("magnitude")
+    )
     return rows.select(*SCORES).cast(pl.Schema(SCORES)).sort("context", "target_gene_id")
 
 
 def _resample_predicted(rows: pl.DataFrame, settings: RankConfig, seed: int) -> Floats | None:
+    """Return scores (R, T) redrawn over draws and with the error of estimation, if known."""
     lengths = rows["blocks"].list.len().unique().to_list()
-    if lengths[0] < 2:
-        return None
     if len(lengths) > 1:
         msg = (
             f"scores have {min(lengths)} to {max(lengths)} draw blocks; run generate and score "
             "again for every shard."
         )
         raise DataError(msg)
-    blocks = rows["blocks"].list.to_array(lengths[0]).to_numpy()
-    shares = block_shares(lengths[0], settings.resamples, np.random.default_rng([seed, 0]))
-    return resample_blocks(rows["score"].to_numpy(), blocks, shares)
+    noise = rows["noise_sd"].fill_null(0.0).to_numpy()
+    if lengths[0] < 2 and not noise.any():
+        return None
+    score = rows["score"].to_numpy()
+    resampled = np.broadcast_to(score, (settings.resamples, len(score)))
+    if lengths[0] > 1:
+        blocks = rows["blocks"].list.to_array(lengths[0]).to_numpy()
+        shares = block_shares(lengths[0], settings.resamples, np.random.default_rng([seed, 0]))
+        resampled = resample_blocks(score, blocks, shares)
+    luck = np.random.default_rng([seed, 2]).standard_normal(resampled.shape)
+    return np.asarray(resampled + noise * luck)
 
 
 def _resample_measured(rows: pl.DataFrame, settings: RankConfig, seed: int) -> Floats:
@@ -272,13 +310,15 @@ def rank_program(
     scores: Scores, program: str, settings: RankConfig, seed: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the score rows and the ranking rows of one program, predicted before measured."""
-    predicted, measured = predicted_scores(scores, program), measured_scores(scores, program)
+    predicted, decoys = predicted_scores(scores, program)
+    predicted = with_concordance(calibrated(predicted, decoys))
+    measured = with_concordance(measured_scores(scores, program))
     contexts = sorted({*predicted["context"], *measured["context"]})
     score_rows, ranking_rows = [], []
     for context in contexts:
         for rows, resample in ((predicted, _resample_predicted), (measured, _resample_measured)):
             part = rows.filter(pl.col("context") == context)
-            score_rows.append(part.select(*SCORES))
+            score_rows.append(part.select(*SCORES).cast(pl.Schema(SCORES)))
             part = part.drop_nulls("score")
             if not part.is_empty():
                 resampled = resample(part, settings, seed)

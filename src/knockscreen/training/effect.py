@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from knockscreen import checkpoint
 from knockscreen.data.cells import CellStore, Vocabulary
-from knockscreen.data.features import coexpression, read_table
+from knockscreen.data.features import coexpression, read_table, scrambled
 from knockscreen.models import effect as linear
 from knockscreen.models.effect import GRID, LinearEffect
-from knockscreen.names import CP10K, Split
+from knockscreen.names import CP10K, UNSEEN_DECOY, Split
 from knockscreen.nn.likelihood import expected_log1p
+from knockscreen.training.decoys import decoy_shifts, denoise_among_real
 
 LIBRARIES = 64
 """Control library sizes over which a response curve is averaged."""
@@ -38,6 +39,8 @@ class EffectModel:
 
     def features_of(self, gene_id: str) -> NDArray[np.float32] | None:
         """Return the features (F,) of a gene, or None where it has none."""
+        if self.features is not None and gene_id.startswith(UNSEEN_DECOY):
+            return scrambled(self.features, gene_id)
         row = self.own_gene(gene_id)
         if self.features is None or row < 0 or not np.isfinite(self.features[row]).all():
             return None
@@ -161,7 +164,8 @@ def fit_effects(store: CellStore, *, features: str, feature_dims: int, rank: int
         of_genes = coexpression(store, feature_dims)
     elif features != "none":
         of_genes = read_table(features, store)
-    present = np.bincount(np.asarray(store.target)[rows], minlength=len(v.target_ids)) > 0
+    of_cells = np.append(np.asarray(store.target)[rows], store.decoy_target)
+    present = np.bincount(of_cells, minlength=len(v.target_ids)) > 0
     trained = tuple(bool(p) for p in present)
     model = EffectModel(v, of_genes, None, trained)
     if rank == 0:
@@ -170,8 +174,12 @@ def fit_effects(store: CellStore, *, features: str, feature_dims: int, rank: int
     weights = linear.effective_cells(cells)
     shifts = np.where((weights > 0)[..., None], means - means[:1], 0.0)
     own_gene = np.array([model.own_gene(t) for t in v.target_ids])
-    measured = linear.Measured(shifts, weights, own_gene, noise, v.context_levels)
-    basis, coordinates = linear.low_rank(measured, rank)
+    n = v.n_real
+    measured = linear.Measured(shifts[:n], weights[:n], own_gene[:n], noise, v.context_levels)
+    of_decoys = decoy_shifts(store, means[0], cells[0])
+    basis, coordinates = denoise_among_real(
+        measured, *of_decoys, lambda rows: linear.low_rank(rows, rank)
+    )
     own = np.full(weights.shape, np.nan)
     for code in np.flatnonzero(own_gene >= 0):
         seen = weights[code] > 0
