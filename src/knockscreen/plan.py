@@ -66,7 +66,7 @@ def list_candidates(known: Known, which: str, shards: int) -> pl.DataFrame:
             status = "filtered"
         rows.append((symbols.get(gene_id, gene_id), gene_id, str(evidence), status))
     screened = [i for i, row in enumerate(rows) if row[3] == "screened"]
-    decoys = list_decoys(known, {rows[i][2] for i in screened})
+    decoys = list_decoys(known, [rows[i][1] for i in screened])
     screened += range(len(rows), len(rows) + len(decoys))
     rows += decoys
     if len(screened) == len(decoys):
@@ -88,19 +88,24 @@ def list_candidates(known: Known, which: str, shards: int) -> pl.DataFrame:
     return frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int32).alias("candidate"))
 
 
-def list_decoys(known: Known, evidence: set[str]) -> list[tuple[str, str, str, str]]:
-    """Return (symbol, id, evidence, status) of the decoys for some kinds of evidence.
+def list_decoys(known: Known, candidates: list[str]) -> list[tuple[str, str, str, str]]:
+    """Return (symbol, id, evidence, status) of the decoys for the kinds of candidates there are.
 
-    Seen decoys are those the model was trained with; as many unseen ones are made of scrambled
-    gene features.
+    Those of trained targets are those the model was trained with; as many again are candidates that
+    were never knocked down, evenly taken, whose features will be scrambled.
     """
-    decoys = [t for t in known.vocabulary.target_ids if is_decoy(t)]
-    seen = [(t, Evidence.PREDICTED_SEEN) for t in decoys if t in known.seen]
-    unseen = [
-        (f"{UNSEEN_DECOY}{k:04d}", Evidence.PREDICTED_UNSEEN) for k in range(1, len(decoys) + 1)
-    ]
-    listed = [*seen, *unseen]
-    return [(t, t, str(kind), "decoy") for t, kind in listed if str(kind) in evidence]
+    trained = [t for t in known.vocabulary.target_ids if is_decoy(t)]
+    listed: list[tuple[str, Evidence]] = []
+    if any(c in known.seen for c in candidates):
+        listed += [(t, Evidence.PREDICTED_SEEN) for t in trained if t in known.seen]
+    unseen = [c for c in candidates if c not in known.seen]
+    if unseen:
+        genes = [unseen[k * len(unseen) // len(trained)] for k in range(len(trained))]
+        listed += [
+            (f"{UNSEEN_DECOY}{k:04d}:{gene_id}", Evidence.PREDICTED_UNSEEN)
+            for k, gene_id in enumerate(genes, start=1)
+        ]
+    return [(t, t, str(kind), "decoy") for t, kind in listed]
 
 
 def read_candidates(path: Path, symbols: dict[str, str]) -> list[str]:

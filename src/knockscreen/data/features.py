@@ -54,18 +54,17 @@ def coexpression(store: CellStore, dims: int) -> NDArray[np.float32]:
     return np.asarray(features, dtype=np.float32)
 
 
-def scrambled(features: NDArray[np.float32], name: str) -> NDArray[np.float32]:
-    """Return the features (F,) of a decoy: those of a gene, each on a random side of its mean.
+def scrambled(features: NDArray[np.float32], row: int, name: str) -> NDArray[np.float32]:
+    """Return the features (F,) of a decoy: those of a gene, each on a random side of the mean.
 
     What is left is how far a gene is from the average gene; which genes it is like is lost. The
-    gene and the sides are a function of ``name`` alone.
+    sides are a function of ``name`` alone.
     """
-    known = features[np.isfinite(features).all(1)]
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
     rng = np.random.default_rng(seed)
-    mean = known.mean(0)
+    mean = np.nanmean(features, axis=0)
     side = rng.choice(np.array([-1, 1], dtype=np.float32), features.shape[1])
-    return np.asarray(mean + side * (known[rng.integers(len(known))] - mean), dtype=np.float32)
+    return np.asarray(mean + side * (features[row] - mean), dtype=np.float32)
 
 
 def _read_rows(path: Path) -> list[list[str]]:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from knockscreen.artifacts import read_json
 from knockscreen.config import ProgramsConfig, RankConfig, Section
 from knockscreen.errors import DataError
-from knockscreen.names import CP10K, is_decoy
+from knockscreen.names import CP10K, is_decoy, own_gene_id
 from knockscreen.score.contexts import pooled_contexts
 from knockscreen.score.programs import ProgramMatrix
 from knockscreen.score.random_programs import ProgramNull
@@ -256,7 +256,8 @@ def program_scores(
     n_genes = np.empty((p, k), dtype=np.int32)
     beside = _Beside.empty(p, len(groups), k)
     for position, candidate in enumerate(order):
-        weights, n = programs.without(own.get(shard.target_gene_ids[candidate], -1))
+        own_gene = own.get(own_gene_id(shard.target_gene_ids[candidate]), -1)
+        weights, n = programs.without(own_gene)
         stacked = np.concatenate(
             [
                 shard.delta_mean[None, candidate][:, :, used],
@@ -267,8 +268,8 @@ def program_scores(
         scores[:, :, position] = np.einsum("xc,bcp->pxb", average, projected)
         n_genes[:, position] = n
         delta = average @ shard.delta_mean[candidate].astype(np.float64)  # (X, G)
-        if shard.target_gene_ids[candidate] in own:
-            delta[:, own[shard.target_gene_ids[candidate]]] = 0.0
+        if own_gene >= 0:
+            delta[:, own_gene] = 0.0
         beside.add(position, delta, scores[:, :, position, 0], null)
     if null is not None:
         unknown = np.full(p, np.nan)

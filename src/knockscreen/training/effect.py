@@ -13,7 +13,7 @@ from knockscreen.data.cells import CellStore, Vocabulary
 from knockscreen.data.features import coexpression, read_table, scrambled
 from knockscreen.models import effect as linear
 from knockscreen.models.effect import GRID, LinearEffect
-from knockscreen.names import CP10K, UNSEEN_DECOY, Split
+from knockscreen.names import CP10K, UNSEEN_DECOY, Split, own_gene_id
 from knockscreen.nn.likelihood import expected_log1p
 from knockscreen.training.decoys import decoy_shifts, denoise_among_real
 
@@ -34,16 +34,16 @@ class EffectModel:
 
     def own_gene(self, target_id: str) -> int:
         """Return the panel column of a target's own transcript, or -1."""
-        ids = self.vocabulary.gene_ids
-        return ids.index(target_id) if target_id in ids else -1
+        ids, gene_id = self.vocabulary.gene_ids, own_gene_id(target_id)
+        return ids.index(gene_id) if gene_id in ids else -1
 
     def features_of(self, gene_id: str) -> NDArray[np.float32] | None:
         """Return the features (F,) of a gene, or None where it has none."""
-        if self.features is not None and gene_id.startswith(UNSEEN_DECOY):
-            return scrambled(self.features, gene_id)
         row = self.own_gene(gene_id)
         if self.features is None or row < 0 or not np.isfinite(self.features[row]).all():
             return None
+        if gene_id.startswith(UNSEEN_DECOY):
+            return scrambled(self.features, row, gene_id)
         return np.asarray(self.features[row])
 
     def offsets(self, target_id: str) -> NDArray[np.float32]:
