@@ -137,7 +137,7 @@ def _p_values(part: pl.DataFrame, null: pl.DataFrame) -> list[pl.Series]:
 
 
 def _noise(
-    part: pl.DataFrame, decoys: pl.DataFrame, rows: pl.DataFrame, evidence: str
+    part: pl.DataFrame, rows: pl.DataFrame, decoys: pl.DataFrame, evidence: str
 ) -> float | None:
     """Return the error of estimation of a score: sd; None where no decoys tell.
 
