@@ -90,7 +90,8 @@ def calibrated(rows: pl.DataFrame, decoys: pl.DataFrame) -> pl.DataFrame:
 
     Added are ``p_value``, ``fdr``, ``program_specificity_p`` and ``direction_p``, each for both
     directions (``p_value_toward``, ...), ``n_decoys``, and ``noise_sd``: the error of a score that
-    its few training cells leave, which ``score_sd`` then holds beside the spread over draws.
+    its few training cells leave, which ``score_sd`` then holds beside the spread over draws; and
+    ``shared_sd``, an error that all scores of a kind have together.
 
     Parameters
     ----------
@@ -106,6 +107,7 @@ def calibrated(rows: pl.DataFrame, decoys: pl.DataFrame) -> pl.DataFrame:
         noise = _noise(part, beside, here, str(evidence))
         found = part.with_columns(
             pl.lit(noise, pl.Float64).alias("noise_sd"),
+            pl.lit(_shared_error(part, here, str(evidence)), pl.Float64).alias("shared_sd"),
             pl.lit(len(null), pl.Int32).alias("n_decoys"),
             pl.col("specific_toward").alias("program_specificity_p_toward"),
             pl.col("specific_away").alias("program_specificity_p_away"),
@@ -155,6 +157,20 @@ def _noise(
     if len(trained) < FEWEST_DECOYS:
         return None
     return float(np.sqrt(max(_variance(trained) - own - _variance(part.drop_nulls("score")), own)))
+
+
+def _shared_error(part: pl.DataFrame, decoys: pl.DataFrame, evidence: str) -> float:
+    """Return how far all predictions of genes never knocked down may be off together.
+
+    Features that tell little give every such gene the average effect of the trained targets;
+    whether genes that nobody chose to knock down do that, or nothing, is not known. 0 of trained
+    targets.
+    """
+    zero = decoys.filter(pl.col("evidence") == Evidence.PREDICTED_SEEN).drop_nulls("score")
+    here = part.drop_nulls("score")
+    if evidence == Evidence.PREDICTED_SEEN or len(zero) < FEWEST_DECOYS or here.is_empty():
+        return 0.0
+    return float(abs(np.median(here["score"].to_numpy()) - np.median(zero["score"].to_numpy())))
 
 
 def _variance(rows: pl.DataFrame) -> float:

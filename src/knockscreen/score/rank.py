@@ -9,7 +9,7 @@ Rank intervals say how far a rank moves with the noise in the scores:
 - predicted: bootstrap over draw blocks, the *same* blocks for every target, because draw r is
   paired across knock-downs; the spread is widened by ``sqrt(B / (B - 1))``, which a bootstrap of B
   blocks lacks. On top comes the error that the score has from few training cells, as the decoys
-  show it (:mod:`knockscreen.score.calibration`);
+  show it, or that a prediction leaves open (:mod:`knockscreen.score.calibration`);
 - measured: scores redrawn from a normal distribution with their standard error.
 
 ``p_value`` is of decoys, ``fdr`` by Benjamini-Hochberg over the targets of one program, context,
@@ -150,7 +150,12 @@ def resample_blocks(scores: Floats, blocks: Floats, shares: Floats) -> Floats:
     return np.asarray(scores + np.sqrt(n / (n - 1)) * (shares @ deviation.T))
 
 
-def rank_scores(rows: pl.DataFrame, resampled: Floats | None, coverage: float) -> pl.DataFrame:
+def rank_scores(
+    rows: pl.DataFrame,
+    resampled: Floats | None,
+    coverage: float,
+    still: Floats | None = None,
+) -> pl.DataFrame:
     """Rank the targets of one program, context and kind of evidence, in both directions.
 
     Parameters
@@ -161,12 +166,22 @@ def rank_scores(rows: pl.DataFrame, resampled: Floats | None, coverage: float) -
         Scores (R, T) redrawn with their noise; None leaves intervals NULL.
     coverage
         Share of resamples that an interval holds.
+    still
+        The same with the predictions of genes never knocked down at rest: the intervals of all
+        others are of these. How far such a prediction may be off says little of a trained target.
     """
     frames = []
     rows = _with_missing(rows)
     uncertain = rows["score_sd"].is_not_null()
     both = ranks_both_ways(rows["score"].to_numpy())
-    resampled_both = (None, None) if resampled is None else ranks_both_ways(resampled)
+    resampled_both: tuple[Ranks | None, Ranks | None] = (None, None)
+    if resampled is not None:
+        toward, away = ranks_both_ways(resampled)
+        if still is not None:
+            unseen = (rows["evidence"] == Evidence.PREDICTED_UNSEEN.value).to_numpy()
+            rest = ranks_both_ways(still)
+            toward, away = np.where(unseen, toward, rest[0]), np.where(unseen, away, rest[1])
+        resampled_both = toward, away
     directions = (Direction.TOWARD, Direction.AWAY)
     for direction, ranks, moved in zip(directions, both, resampled_both, strict=True):
         bounds = {"rank_low": pl.lit(None), "rank_high": pl.lit(None)}
@@ -288,7 +303,7 @@ def _resample_predicted(rows: pl.DataFrame, settings: RankConfig, seed: int) -> 
         )
         raise DataError(msg)
     noise = rows["noise_sd"].fill_null(0.0).to_numpy()
-    if lengths[0] < 2 and not noise.any():
+    if lengths[0] < 2 and rows["noise_sd"].null_count() == len(rows):
         return None
     score = rows["score"].to_numpy()
     resampled = np.broadcast_to(score, (settings.resamples, len(score)))
@@ -296,8 +311,9 @@ def _resample_predicted(rows: pl.DataFrame, settings: RankConfig, seed: int) -> 
         blocks = rows["blocks"].list.to_array(lengths[0]).to_numpy()
         shares = block_shares(lengths[0], settings.resamples, np.random.default_rng([seed, 0]))
         resampled = resample_blocks(score, blocks, shares)
-    luck = np.random.default_rng([seed, 2]).standard_normal(resampled.shape)
-    return np.asarray(resampled + noise * luck)
+    rng = np.random.default_rng([seed, 2])
+    shared = rows["shared_sd"].fill_null(0.0).to_numpy() * rng.standard_normal((len(resampled), 1))
+    return np.asarray(resampled + shared + noise * rng.standard_normal(resampled.shape))
 
 
 def _resample_measured(rows: pl.DataFrame, settings: RankConfig, seed: int) -> Floats:
@@ -321,8 +337,12 @@ def rank_program(
             score_rows.append(part.select(*SCORES).cast(pl.Schema(SCORES)))
             part = part.drop_nulls("score")
             if not part.is_empty():
-                resampled = resample(part, settings, seed)
-                ranking_rows.append(rank_scores(part, resampled, settings.interval))
+                resampled, still = resample(part, settings, seed), None
+                unseen = pl.col("evidence") == Evidence.PREDICTED_UNSEEN.value
+                if part.select(unseen.any() & ~unseen.all()).item():
+                    at_rest = part.with_columns(noise_sd=pl.when(~unseen).then("noise_sd"))
+                    still = resample(at_rest, settings, seed)
+                ranking_rows.append(rank_scores(part, resampled, settings.interval, still))
     empty = pl.DataFrame(schema=RANKINGS)
     return pl.concat(score_rows), pl.concat([empty, *ranking_rows])
 
