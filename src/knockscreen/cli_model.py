@@ -52,10 +52,12 @@ def fit_effects(settings: Settings, store: Store, output_dir: OutputDir) -> None
         features=config.features if named else str(expand_path(config.features)),
         feature_dims=config.feature_dims,
         rank=config.rank if config.model == "low_rank" else 0,
+        keep_cells=config.keep_cells,
     )
     notes: dict[str, object] = {
-        "components": 0 if model.linear is None else len(model.linear.basis),
+        "effects": 0 if model.linear is None else sum(model.trained),
         "targets": sum(model.trained),
+        "weights": None if model.linear is None else model.linear.unseen.weights.round(4).tolist(),
     }
     path = output_dir / "effect.safetensors"
     fitting.save_effects(path, model, notes)
@@ -66,7 +68,7 @@ def fit_effects(settings: Settings, store: Store, output_dir: OutputDir) -> None
         settings=config.model_dump(),
         notes=notes,
     )
-    log.info("%s components of %s targets -> %s", notes["components"], notes["targets"], path)
+    log.info("effects of %s knock-downs -> %s", notes["effects"], path)
 
 
 def train_vae(

@@ -54,7 +54,7 @@ def plan(
     known = planning.Known(
         vocabulary,
         frozenset(t for t in vocabulary.target_ids[1:] if sampler.is_seen(t)),
-        frozenset(g for g in vocabulary.gene_ids if sampler.effects.features_of(g) is not None),
+        frozenset(sampler.effects.featured()),
         pl.read_parquet(require_file(store / "panel.parquet", "normalize")),
     )
     which = config.candidates

@@ -178,3 +178,40 @@ def test_a_held_out_context_is_judged_beside_the_other_contexts_of_its_targets(
     values = {m: value(metrics, "held_out_context", m, "pearson_delta")
               for m in ("other_context", "additive", "perturbation_mean")}  # fmt: skip
     assert min(values["other_context"], values["additive"]) > values["perturbation_mean"] + 0.2
+
+
+def test_a_pooled_held_out_context_is_told_apart_in_each_of_its_contexts(tmp_path: Path) -> None:
+    place = write_evaluated(tmp_path / "place")
+    split = np.load(place / "store/split.npy")
+    target, donor = (np.load(place / f"store/{n}.npy") for n in ("target", "contexts"))
+    for code, held in ((1, 0), (2, 1), (3, 0), (4, 1)):  # another donor for each target
+        split[(target == code) & (donor[:, 0] == held)] = 4
+    np.save(place / "store/split.npy", split)
+    metrics, _ = run(place, tmp_path / "out")
+    rows = metrics.filter(
+        pl.col("split") == "held_out_context",
+        pl.col("metric") == "discrimination_score_l1",
+        pl.col("method") == "other_context",
+        pl.col("target_gene") != "all",
+    )
+    pooled = rows.filter(pl.col("context") == "all").sort("target_gene")
+    separate = rows.filter(pl.col("context") != "all").sort("target_gene")
+    assert pooled["target_gene"].to_list() == separate["target_gene"].to_list()
+    assert pooled["value"].to_list() == pytest.approx(separate["value"].to_list())
+    assert pooled["value"].min() > 0.5  # planted effects are the same in both donors
+
+
+def test_the_ceiling_is_the_mean_over_halvings_and_corrected_target_by_target(
+    found: tuple[pl.DataFrame, pl.DataFrame],
+) -> None:
+    rows = found[0].filter(
+        pl.col("split") == "screened", pl.col("context") == "all",
+        pl.col("metric") == "pearson_delta",
+    )  # fmt: skip
+    halves = rows.filter(method="split_half").sort("target_gene")
+    ceilings = rows.filter(method="ceiling").sort("target_gene")
+    of_target = pl.col("target_gene") != "all"
+    r = halves.filter(of_target)["value"].to_numpy()
+    expected = np.sqrt(2 * r / (1 + r))
+    np.testing.assert_allclose(ceilings.filter(of_target)["value"].to_numpy(), expected)
+    assert ceilings.filter(~of_target)["value"][0] == pytest.approx(expected.mean())

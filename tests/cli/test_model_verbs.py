@@ -20,7 +20,10 @@ TRAINING = {
 SETTINGS = {
     "seed": 3,
     "programs": {"file": "programs.tsv", "names": [], "min_genes": 1},
-    "effect": {"model": "low_rank", "rank": 2, "features": "coexpression", "feature_dims": 4},
+    "effect": {
+        "model": "low_rank", "rank": 2, "keep_cells": 300, "features": "coexpression",
+        "feature_dims": 4,
+    },
     "vae": {
         "size": "tiny", "input": "softbin", "dispersion": "shared", "library": "all",
         "kl_weight": 0.0, "thinning": 0.0, "init_from": None, "training": TRAINING,

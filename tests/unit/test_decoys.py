@@ -1,5 +1,7 @@
 """Decoys: which control cells they take, how noisy they are, and that nothing else meets them."""
 
+from functools import partial
+
 import numpy as np
 import polars as pl
 import pytest
@@ -8,11 +10,14 @@ from fixtures.models import GENE_IDS, tiny_store
 from knockscreen.data.cells import CellStore
 from knockscreen.data.decoys import Decoys, choose_decoys
 from knockscreen.data.features import scrambled
-from knockscreen.models.effect import Measured, low_rank
+from knockscreen.models.denoise import Measured, denoise
+from knockscreen.models.scrambled import scramble, sides
+from knockscreen.models.unseen import likeness, principal_axes
 from knockscreen.names import NTC, SPLITS, Split
-from knockscreen.training.decoys import decoy_shifts, denoise_among_real, extend_basis
+from knockscreen.training.decoys import control_error, decoy_shifts, denoise_decoys
 from knockscreen.training.effect import fit_effects
 
+FIT = {"features": "coexpression", "feature_dims": 4, "rank": 2, "keep_cells": 500}
 TRAIN = SPLITS.index(Split.TRAIN)
 
 
@@ -122,9 +127,7 @@ def test_real_targets_are_estimated_as_if_there_were_no_decoys(tmp_path):
     alone = CellStore.open(tiny_store(tmp_path / "alone"))
     (tmp_path / "both").mkdir()
     both = with_decoys(tmp_path / "both")
-    plain, mixed = (
-        fit_effects(s, features="coexpression", feature_dims=4, rank=2) for s in (alone, both)
-    )
+    plain, mixed = (fit_effects(s, **FIT) for s in (alone, both))
     assert mixed.trained == (*plain.trained, *[True] * 12)
     for target in (*alone.vocabulary.target_ids, "ENSG05"):
         np.testing.assert_allclose(mixed.offsets(target), plain.offsets(target), atol=1e-5)
@@ -151,48 +154,47 @@ def test_decoy_shifts_are_scaled_differences_to_all_controls(tmp_path):
     context = store.context_index()
     mean = np.stack([values[context[pool] == c].mean(0) for c in (0, 1)])
     cells = np.bincount(context[pool])
-    shifts, weights = decoy_shifts(store, mean, cells)
+    shifts, counts = decoy_shifts(store, mean, cells)
     mine = store.decoy_rows[:12]  # of the first decoy, in the first context
     direct = np.log1p(store.dense(mine) * (1e4 / store.library_size[mine])[:, None]).mean(0)
     scale = np.sqrt(cells[0] / (cells[0] - 12))
     np.testing.assert_allclose(shifts[0, 0], (direct - mean[0]) * scale, atol=1e-5)
-    assert weights[0, 0] == pytest.approx(12 * cells[0] / (12 + cells[0]))
+    assert counts.tolist() == [[12, 12], [12, 12]]
 
 
-def inert(rng, targets, genes=40):
-    return rng.standard_normal((targets, 1, genes)) / np.sqrt(30)
+BY = partial(denoise, rank=16, keep_cells=500.0)
 
 
-def test_inert_targets_and_decoys_are_denoised_alike():
-    """One strong component; the rest is noise. What noise is left must not tell them apart."""
-    rng = np.random.default_rng(0)
-    real, decoys = inert(rng, 61), inert(rng, 60)
-    real[0] = 0
-    real[1:21, 0] += np.outer(rng.standard_normal(20), rng.standard_normal(40))
-    weights = np.full((61, 1), 30.0)
-    weights[0] = 0
-    measured = Measured(real, weights, np.full(61, -1), 1.0, np.zeros((1, 1), dtype=int))
-    basis, coordinates = denoise_among_real(
-        measured, decoys, np.full((60, 1), 30.0), lambda m: low_rank(m, 16)
-    )
-    delta = (coordinates @ basis)[:, 0]
-    spread = [np.sqrt((delta[rows] ** 2).mean()) for rows in (slice(21, 61), slice(61, None))]
-    assert spread[0] == pytest.approx(spread[1], rel=0.25)
-    raw = np.sqrt((decoys**2).mean())
-    assert 0 < spread[1] < 0.5 * raw  # neither left as measured nor wiped out
+def inert_screen(seed=0, error=0.0):
+    """60 targets of 30 cells, the first 20 with strong effects; an error of the control in all."""
+    rng = np.random.default_rng(seed)
+    shifts = rng.standard_normal((61, 1, 40)) / np.sqrt(30)
+    shifts[:21, 0] += np.outer(rng.standard_normal(21), rng.standard_normal(40))
+    shifts -= error * rng.standard_normal(40)
+    shifts[0] = 0
+    cells = np.full((61, 1), 30)
+    cells[0] = 300
+    own_gene, levels = np.full(61, -1), np.zeros((1, 1), dtype=int)
+    return rng, Measured(shifts, cells, own_gene, np.eye(40), levels)
 
 
-def test_extended_basis_holds_everything_and_moves_nothing():
-    rng = np.random.default_rng(0)
-    basis = np.linalg.qr(rng.standard_normal((6, 2)))[0].T
-    coordinates, more = rng.standard_normal((3, 2, 2)), rng.standard_normal((2, 2, 6))
-    longer, every = extend_basis(basis, coordinates, more)
-    np.testing.assert_allclose(longer @ longer.T, np.eye(len(longer)), atol=1e-9)
-    np.testing.assert_allclose(every[:3] @ longer, coordinates @ basis, atol=1e-9)
-    np.testing.assert_allclose(every[3:] @ longer, more, atol=1e-9)
-    same, alone = extend_basis(basis, coordinates, more[:0])
-    assert (same == basis).all()
-    assert (alone == coordinates).all()
+@pytest.mark.parametrize("error", [0.0, 0.06])
+def test_inert_targets_and_decoys_are_denoised_alike(error):
+    """In what is their own; a shift that all targets share is for the ranking to take out."""
+    rng, measured = inert_screen(error=error)
+    decoys = rng.standard_normal((60, 1, 40)) / np.sqrt(30), np.full((60, 1), 30)
+    mean, rest = BY(measured)
+    real = (mean + rest)[21:, 0]
+    null = denoise_decoys(measured, mean, decoys, BY)[:, 0]
+    spread = [(part - part.mean(0)).std() for part in (real, null)]
+    assert spread[0] == pytest.approx(spread[1], rel=0.15)
+    assert 0 < spread[1] < 0.5 * decoys[0].std()  # neither left as measured nor wiped out
+
+
+def test_control_error_is_what_denoising_takes_from_the_common_mean():
+    _, measured = inert_screen(error=0.1)
+    wanted = measured.shifts[1:, 0].mean(0) - 0.25
+    np.testing.assert_allclose(control_error(measured, np.full((1, 40), 0.25))[0], wanted)
 
 
 def test_scrambled_features_keep_the_distance_and_lose_the_direction():
@@ -207,7 +209,28 @@ def test_scrambled_features_keep_the_distance_and_lose_the_direction():
 
 def test_an_unseen_decoy_lowers_the_transcript_of_its_gene(tmp_path):
     store = CellStore.open(tiny_store(tmp_path))
-    model = fit_effects(store, features="coexpression", feature_dims=4, rank=2)
+    model = fit_effects(store, **FIT)
     offsets = model.offsets(f"decoy_unseen_0001:{GENE_IDS[5]}")
     assert (offsets[:, 5] < -0.5).all()
     np.testing.assert_allclose(offsets[:, 5], model.offsets(GENE_IDS[5])[:, 5], atol=1e-6)
+
+
+def test_scrambled_profiles_are_as_alike_to_genes_as_real_ones_but_to_others():
+    rng = np.random.default_rng(0)
+    profiles = rng.standard_normal((60, 3)) @ rng.standard_normal((3, 80))
+    profiles += 0.3 * rng.standard_normal((60, 80))
+    axes = principal_axes(profiles)
+    moved = np.stack([scramble(p, axes, f"d{k}") for k, p in enumerate(profiles)])
+    norms = [np.linalg.norm(p - axes[0], axis=1) for p in (profiles, moved)]
+    np.testing.assert_allclose(*norms)
+    real, null = (
+        np.stack([likeness(p, profiles[30:]) for p in ps[:30]]) for ps in (profiles, moved)
+    )
+    assert np.quantile(real, 0.9) == pytest.approx(np.quantile(null, 0.9), abs=0.1)
+    assert abs(np.corrcoef(real.ravel(), null.ravel())[0, 1]) < 0.3
+
+
+def test_sides_depend_on_the_name_alone():
+    assert (sides("a", 10) == sides("a", 10)).all()
+    assert (sides("a", 10) == sides("a", 99)[:10]).all()
+    assert (sides("a", 99) != sides("b", 99)).any()

@@ -46,6 +46,10 @@ def test_features_need_training_controls(store):
         coexpression(replace(store, target=store.target + 1), dims=2)
 
 
+def names(store):
+    return store.vocabulary.gene_ids, store.vocabulary.genes
+
+
 def write(tmp_path, text):
     path = tmp_path / "features.tsv"
     path.write_text(text)
@@ -54,7 +58,7 @@ def write(tmp_path, text):
 
 def test_table_is_read_by_symbol_or_id_and_standardised(store, tmp_path):
     path = write(tmp_path, f"gene\tx\ty\nGATA3\t1\t5\n{GENE_IDS[1]}\t3\t5\nELSE\t9\t9\n")
-    features = read_table(path, store)
+    features = read_table(path, *names(store))
     assert features[:2].tolist() == [[-1, 0], [1, 0]]
     assert np.isnan(features[2:]).all()
 
@@ -73,9 +77,9 @@ def test_table_is_read_by_symbol_or_id_and_standardised(store, tmp_path):
 )
 def test_wrong_tables_are_one_sentence(store, tmp_path, text, sentence):
     with pytest.raises(DataError, match=sentence):
-        read_table(write(tmp_path, text), store)
+        read_table(write(tmp_path, text), *names(store))
 
 
 def test_missing_table_names_its_setting(store, tmp_path):
     with pytest.raises(DataError, match=r"does not exist \(effect\.features\)"):
-        read_table(tmp_path / "none.tsv", store)
+        read_table(tmp_path / "none.tsv", *names(store))

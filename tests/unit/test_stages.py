@@ -61,7 +61,9 @@ def test_stage_passes_the_sections_that_its_verb_reads(stage: str, entry: str) -
 def test_sources_are_those_that_a_verb_imports() -> None:
     ranked = below(modules(STAGES["rank"].entries))
     assert {"score/rank.py", "names.py"} <= ranked
-    assert not {"score/effects.py", "figures/ranking.py", "config/model.py", "artifacts.py"} & ranked
+    assert (
+        not {"score/effects.py", "figures/ranking.py", "config/model.py", "artifacts.py"} & ranked
+    )
     assert "data/qc.py" in below(modules(STAGES["qc"].entries))
     assert "simulate/screen.py" in below(modules(STAGES["simulate"].entries))
 

@@ -215,7 +215,9 @@ def poison(store: CellStore) -> CellStore:
 
 
 def fit_all(store: CellStore, latents: np.ndarray):
-    effects = effect.fit_effects(store, features="coexpression", feature_dims=3, rank=2)
+    effects = effect.fit_effects(
+        store, features="coexpression", feature_dims=3, rank=2, keep_cells=300
+    )
     model, first = vae.fit_vae(store, VaeSettings(VAE_SIZES["tiny"]), training(), effects, seed=1)
     net, second = flow.fit_flow(store, latents, FLOW, training(), effects, seed=1)
     return effects, {**model.state_dict(), **net.net.state_dict()}, first.history + second.history
@@ -242,7 +244,7 @@ def test_training_on_other_splits_does_not_go_on_from_the_old_state(store, tmp_p
 
 
 def test_inputs_of_a_training_are_told_apart(store):
-    effects = effect.fit_effects(store, features="none", feature_dims=3, rank=2)
+    effects = effect.fit_effects(store, features="none", feature_dims=3, rank=2, keep_cells=300)
     latents = np.zeros((len(store), 8, 8), dtype=np.float32)
     known = {
         vae.hash_inputs(store, None, None),

@@ -31,6 +31,7 @@ class EffectConfig(Section):
         description="low_rank: an offset of the logits, the flow learns the rest; none"
     )
     rank: Positive = Field(description="components of the low-rank effect")
+    keep_cells: float = Field(gt=0, description="cells at which half of the rest is kept")
     features: Literal["none", "coexpression"] | InputPath = Field(
         description="or a table of gene, v1, v2, ..."
     )

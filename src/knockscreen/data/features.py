@@ -77,8 +77,10 @@ def _read_rows(path: Path) -> list[list[str]]:
         return list(csv.reader(handle, delimiter="\t" if "\t" in sample else ","))
 
 
-def read_table(path: Path | str, store: CellStore) -> NDArray[np.float32]:
-    """Return features (G, F) from a user's table: a gene column (symbol or id), then numbers.
+def read_table(
+    path: Path | str, gene_ids: tuple[str, ...], genes: tuple[str, ...]
+) -> NDArray[np.float32]:
+    """Return standardised features (N, F) of genes from a user's table: symbol or id, then numbers.
 
     Raises
     ------
@@ -113,18 +115,17 @@ def read_table(path: Path | str, store: CellStore) -> NDArray[np.float32]:
             )
             raise DataError(msg)
         table[row[0]] = values
-    v = store.vocabulary
-    out = np.full((len(v.gene_ids), width), np.nan, dtype=np.float32)
-    for i, (gene_id, gene) in enumerate(zip(v.gene_ids, v.genes, strict=True)):
+    out = np.full((len(gene_ids), width), np.nan, dtype=np.float32)
+    for i, (gene_id, gene) in enumerate(zip(gene_ids, genes, strict=True)):
         found = table.get(gene_id, table.get(gene))
         if found is not None:
             out[i] = found
     if np.isnan(out).all():
         first = rows[1][0]
         msg = (
-            f"gene feature table {path} has none of the {len(v.genes)} panel genes: its first is "
-            f"'{first}', the panel's are like '{v.genes[0]}' or '{v.gene_ids[0]}'"
-            f"{suggest(first, v.genes)}."
+            f"gene feature table {path} has none of the {len(genes)} panel genes: its first is "
+            f"'{first}', the panel's are like '{genes[0]}' or '{gene_ids[0]}'"
+            f"{suggest(first, genes)}."
         )
         raise DataError(msg)
     mean, sd = np.nanmean(out, 0), np.nanstd(out, 0)

@@ -15,8 +15,8 @@ from scipy.sparse.linalg import svds
 
 from knockscreen.artifacts import read_json
 from knockscreen.errors import DataError
-from knockscreen.models.effect import ridge_fit
 from knockscreen.score.holdout import Holdout
+from knockscreen.score.ridge import ridge_fit
 
 Array = NDArray[np.floating]
 Floats = NDArray[np.float64]
@@ -81,8 +81,11 @@ def read_features(effect: Path | str, held: Holdout) -> Floats | None:
     except (OSError, SafetensorError) as error:
         msg = f"{effect} cannot be read ({error}); run 'knockscreen fit-effects' again."
         raise DataError(msg) from error
-    out = np.full((len(held.own), of_genes.shape[1]), np.nan)
-    out[held.own >= 0] = of_genes[held.own[held.own >= 0]]
+    row = {gene_id: i for i, gene_id in enumerate(about["feature_ids"])}
+    out = np.full((len(held.target_gene_ids), of_genes.shape[1]), np.nan)
+    for code, target_id in enumerate(held.target_gene_ids):
+        if target_id in row:
+            out[code] = of_genes[row[target_id]]
     return out
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from knockscreen.config import EvaluateConfig
 from knockscreen.score.contexts import pooled_contexts
-from knockscreen.score.holdout import SCREENED, Group, Holdout
+from knockscreen.score.holdout import HELD_OUT_CONTEXT, SCREENED, Group, Holdout
 from knockscreen.score.metrics import FDR, PRIOR_CELLS, Rivals, moderated_variance, t_test
 
 Array = NDArray[np.floating]
@@ -41,6 +41,16 @@ class Case:
     centroid: Floats  # (P, G) the real delta that is told apart from those of rivals
     rivals: Rivals  # the other targets of a screened case; of any other, all with held-out cells
     rival_targets: Ints  # (R,) codes
+    parts: tuple["Case", ...] = ()  # of a pooled held-out context: the separate contexts
+
+    def take(self, rows: Ints) -> "Case":
+        """Return the case of some of its targets."""
+        rivals = replace(self.rivals, same=self.rivals.same[rows])
+        return replace(
+            self, targets=self.targets[rows], weights=self.weights[rows], own=self.own[rows],
+            n=self.n[rows], real=self.real[rows], t=self.t[rows], is_de=self.is_de[rows],
+            expected=self.expected[rows], centroid=self.centroid[rows], rivals=rivals,
+        )  # fmt: skip
 
     def pool(self, predicted: Array) -> Floats:
         """Return a method's delta (T, C, G) in this case (P, G); NaN where a member has none."""
@@ -80,6 +90,7 @@ def make_case(
     Targets with fewer held-out cells than ``settings.min_cells``, over all members, are left out.
     Screened targets are told apart from each other. Held-out ones may be few, or one: they are
     told apart from all targets, with centroids of as small a share of their cells as those have.
+    Held-out contexts are others for each target, so a pooled one is told apart in each of them.
     """
     of_split = held.evaluated(split)[:, members]
     mine = np.where(of_split, held.held.n[:, members], 0)
@@ -98,6 +109,9 @@ def make_case(
     centroid = pooled(held.thin, targets, mine, members)
     case = replace(case, centroid=centroid)
     centroids = pooled(held.thin, chosen, cells, members)
+    if split == HELD_OUT_CONTEXT and len(members) > 1:
+        parts = [make_case(held, split, context, [m], settings=settings) for m in members]
+        case = replace(case, parts=tuple(part for part in parts if len(part.targets)))
     return with_rivals(held, case, chosen, centroids, len(every))
 
 
@@ -120,13 +134,14 @@ def pooled(group: Group, codes: Ints, cells: Ints, members: Sequence[int] | Ints
     return out
 
 
-def halves_case(held: Holdout, case: Case) -> tuple[Case, Floats]:
+def halves_case(held: Holdout, case: Case, repeat: int = 0) -> tuple[Case, Floats]:
     """Return the case judged by one half of its cells, and the other half's delta as a prediction.
 
-    Only targets and contexts with cells in both halves take part. Centroids and rivals of a
-    screened case are of the judging half too; those of the others are in it already.
+    ``repeat`` is which of the halvings. Only targets and contexts with cells in both halves take
+    part. Centroids and rivals of a screened case are of the judging half too; those of the others
+    are in it already.
     """
-    a, b = held.halves
+    a, b = held.halves[repeat]
     cells = np.minimum(a.n, b.n)[:, case.members]
     cells = np.where(np.minimum(a.n, b.n)[0, case.members] > 0, cells, 0)
     mine = np.where(held.evaluated(case.split)[:, case.members], cells, 0)

@@ -4,14 +4,21 @@ P targets, B bootstrap resamples, K programs. Generated cells are free, targets 
 interval is over targets, resampled with replacement.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from knockscreen.score.evaluate import CEILING, MODEL, SPLIT_HALF, Answer, aggregate
+from knockscreen.score.evaluate import (
+    CEILING,
+    MODEL,
+    SPLIT_HALF,
+    Answer,
+    aggregate,
+    as_ceiling,
+)
 from knockscreen.score.metrics import ALL, METRICS
 from knockscreen.score.statistics import perfect_predictor_correlation
 
@@ -76,6 +83,7 @@ def compare(
         if method == MODEL:
             continue
         name = CEILING if method == SPLIT_HALF else method
+        answer = as_ceiling(answer) if method == SPLIT_HALF else answer  # noqa: PLW2901
         a, b = align(model, answer)
         for metric in METRICS:
             found.append(_row(metric, name, (model.values[metric][a], answer.values[metric][b]),
@@ -103,14 +111,11 @@ def _row(
 ) -> dict[str, object]:
     both = np.isfinite(pair[0]) & np.isfinite(pair[1])
     model, other = pair[0][both], pair[1][both]
-    value, against = aggregate(metric, MODEL, model), aggregate(metric, name, other)
+    value, against = aggregate(model), aggregate(other)
     low = high = float("nan")
     if len(model) >= FEWEST:
         draws = rng.integers(0, len(model), (resamples, len(model)))
-        theirs = other[draws].mean(axis=1)
-        if name == CEILING and ALL[metric].is_correlation:
-            theirs = np.array([perfect_predictor_correlation(r) for r in theirs])
-        low, high = interval(model[draws].mean(axis=1) - theirs)
+        low, high = interval(model[draws].mean(axis=1) - other[draws].mean(axis=1))
     return _summary(metric, name, (value, against), (low, high), len(model))
 
 
@@ -122,20 +127,31 @@ def _programs(
     rng: np.random.Generator,
 ) -> dict[str, object]:
     """Return the mean over programs of Spearman over targets, compared."""
-    sides = [(a.scores[rows], a.real_scores[rows]) for a, rows in (model, other)]
-    usable = np.isfinite(np.concatenate([s for side in sides for s in side], axis=1)).all(axis=1)
-    sides = [(made[usable], real[usable]) for made, real in sides]
-    n, is_ceiling = int(usable.sum()), name == CEILING
-    value, against = (float(mean_spearman(made, real)) for made, real in sides)
+    ours = _scores([model[0]], model[1])
+    theirs = _scores(other[0].repeats or (other[0],), other[1])
+    every = np.concatenate([*ours, *theirs], axis=-1)  # (n, K of all)
+    usable = np.isfinite(every).all(axis=1)
+    n = int(usable.sum())
+    pairs = [[side[usable] for side in sides] for sides in (ours, theirs)]
+
+    def values(sides: list[Floats], draws: Ints) -> Floats:
+        halves = zip(sides[::2], sides[1::2], strict=True)
+        found = np.mean([mean_spearman(made[draws], real[draws]) for made, real in halves], axis=0)
+        if sides is pairs[1] and name == CEILING:
+            found = np.array([perfect_predictor_correlation(r) for r in np.atleast_1d(found)])
+        return np.asarray(found)
+
+    value, against = (float(values(sides, np.arange(n)).mean()) for sides in pairs)
     low = high = float("nan")
     if n >= FEWEST:
         draws = rng.integers(0, n, (min(resamples, RANK_RESAMPLES), n))
-        ours, theirs = (mean_spearman(made[draws], real[draws]) for made, real in sides)
-        if is_ceiling:
-            theirs = np.array([perfect_predictor_correlation(r) for r in theirs])
-        low, high = interval(ours - theirs)
-    against = perfect_predictor_correlation(against) if is_ceiling else against
+        low, high = interval(values(pairs[0], draws) - values(pairs[1], draws))
     return _summary("program_spearman", name, (value, against), (low, high), n)
+
+
+def _scores(answers: Sequence[Answer], rows: Ints) -> list[Floats]:
+    """Return predicted and real program scores (n, K) of some targets, in turn for each answer."""
+    return [part[rows] for a in answers for part in (a.scores, a.real_scores)]
 
 
 def mean_spearman(made: Floats, real: Floats) -> Floats:

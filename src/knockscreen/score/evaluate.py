@@ -4,6 +4,7 @@ P targets of a case, G panel genes, K programs. A method is the model, a baselin
 all go through the same code. What is undefined is NULL with its reason.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -72,6 +73,7 @@ class Answer:
     real_scores: Floats  # (P, K) those of the cells that judge
     missing: str  # why there is no prediction where there is none
     has: NDArray[np.bool_]  # (P,) whether there is a prediction
+    repeats: tuple["Answer", ...] = ()  # of the ceiling: one for each halving of the same targets
 
 
 def judge(
@@ -102,15 +104,34 @@ def judge(
         one = _of_target(made[i], real[i], case, (t[i], called[i]), int(i))
         for name, value in one.items():
             values[name][i] = value
-    unmasked = replace(case.rivals, own=np.full(len(case.rivals.real), -1))
-    counts = metrics.farther(predicted, case.centroid, case.own, unmasked, squared=False)
-    score = metrics.discrimination_score(*counts, case.rivals.targets)
-    values["discrimination_score_l1"] = score
-    counts = metrics.farther(predicted, case.centroid, case.own, case.rivals, squared=True)
-    values["centroid_accuracy"] = metrics.centroid_accuracy(*counts)
+    values |= told_apart(case, predicted)
     scores = program_scores(predicted, case.own, programs)
     real_scores = program_scores(case.real, case.own, programs)
     return Answer(method, case, values, scores, real_scores, missing, has)
+
+
+def told_apart(case: Case, predicted: Floats) -> dict[str, Floats]:
+    """Return the discrimination score and the centroid accuracy (P,) of a predicted delta (P, G).
+
+    Of a pooled held-out context: the mean over the contexts, weighted by the target's cells.
+    """
+    if case.parts:
+        total: dict[str, Floats] = {}
+        weight = np.zeros(len(case.targets))
+        for part in case.parts:
+            _, mine, theirs = np.intersect1d(case.targets, part.targets, return_indices=True)
+            share = case.weights[mine, list(case.members).index(part.members[0])]
+            weight[mine] += share
+            for name, value in told_apart(part.take(theirs), predicted[mine]).items():
+                total.setdefault(name, np.zeros(len(weight)))[mine] += share * value
+        blank = np.where(weight > 0, weight, np.nan)
+        return {name: value / blank for name, value in total.items()}
+    rivals = case.rivals
+    unmasked = replace(rivals, own=np.full(len(rivals.real), -1))
+    counts = metrics.farther(predicted, case.centroid, case.own, unmasked, squared=False)
+    found = {"discrimination_score_l1": metrics.discrimination_score(*counts, rivals.targets)}
+    counts = metrics.farther(predicted, case.centroid, case.own, rivals, squared=True)
+    return found | {"centroid_accuracy": metrics.centroid_accuracy(*counts)}
 
 
 def _of_target(
@@ -149,17 +170,39 @@ def program_scores(delta: Floats, own: Ints, programs: ProgramMatrix) -> Floats:
 
 
 def ceiling(held: Holdout, case: Case, programs: ProgramMatrix) -> Answer:
-    """Return how one half of the held-out cells predicts the other: a repeat of the experiment."""
-    judged, predicted = halves_case(held, case)
-    return judge(judged, SPLIT_HALF, predicted, programs, missing=NO_HALF)
+    """Return how one half of the held-out cells predicts the other: a repeat of the experiment.
+
+    The mean over all halvings, of the targets that have cells in both halves each time.
+    """
+    answers = []
+    for repeat in range(held.repeats):
+        judged, predicted = halves_case(held, case, repeat)
+        answers.append(judge(judged, SPLIT_HALF, predicted, programs, missing=NO_HALF))
+    common = functools.reduce(np.intersect1d, [a.case.targets for a in answers])
+    answers = [_take(a, np.flatnonzero(np.isin(a.case.targets, common))) for a in answers]
+    values = {name: _mean([a.values[name] for a in answers]) for name in METRICS}
+    return replace(answers[0], values=values, repeats=tuple(answers))
 
 
-def aggregate(metric: str, method: str, values: Floats) -> float:
-    """Return the mean over targets; the ceiling of a correlation is corrected after the mean."""
+def _take(answer: Answer, rows: Ints) -> Answer:
+    values = {name: value[rows] for name, value in answer.values.items()}
+    return replace(
+        answer, case=answer.case.take(rows), values=values, scores=answer.scores[rows],
+        real_scores=answer.real_scores[rows], has=answer.has[rows],
+    )  # fmt: skip
+
+
+def _mean(values: Sequence[Floats]) -> Floats:
+    """Return the mean of arrays over those that are defined; NaN where none is."""
+    stacked = np.stack(values)
+    there = np.isfinite(stacked).sum(axis=0)
+    return np.asarray(np.nansum(stacked, axis=0) / np.where(there > 0, there, np.nan))
+
+
+def aggregate(values: Floats) -> float:
+    """Return the mean over targets of the values that are defined."""
     defined = values[np.isfinite(values)]
-    mean = float(defined.mean()) if len(defined) else float("nan")
-    corrected = method == CEILING and ALL[metric].is_correlation
-    return perfect_predictor_correlation(mean) if corrected else mean
+    return float(defined.mean()) if len(defined) else float("nan")
 
 
 def reason(metric: str, answer: Answer, value: float, i: int) -> str | None:
@@ -170,30 +213,40 @@ def reason(metric: str, answer: Answer, value: float, i: int) -> str | None:
         return answer.missing
     if metric == "pearson_delta_perturbed_mean" and answer.case.reference is None:
         return NO_REFERENCE
-    if answer.method == CEILING and ALL[metric].is_correlation:
-        return DISAGREE
     if metric == "de_auprc" and answer.case.is_de[i].any():
         return "every gene is differentially expressed in the real cells"
     return WHY_UNDEFINED.get(metric, CONSTANT)
 
 
 def spearman_over_targets(answer: Answer) -> Floats:
-    """Return Spearman's correlation (K,) of predicted and real program scores over targets."""
+    """Return Spearman's correlation (K,) of predicted and real program scores over targets.
+
+    Of the ceiling: the mean over its halvings.
+    """
+    if answer.repeats:
+        return _mean([spearman_over_targets(one) for one in answer.repeats])
     pairs = zip(answer.scores.T, answer.real_scores.T, strict=True)
     return np.array([spearman(made, real) for made, real in pairs])
 
 
 def as_ceiling(answer: Answer) -> Answer:
-    """Return the split-half answer as ceiling: correlations corrected to the full measurement."""
+    """Return the split-half answer as ceiling: correlations corrected to the full measurement.
+
+    Each target's by itself, before any mean over targets: the correction is concave, so that of a
+    mean over strong and inert targets promises what no prediction can reach. A target whose halves
+    do not agree has a ceiling of 0.
+    """
     values = {
-        name: np.array([perfect_predictor_correlation(r) for r in value])
+        name: np.where(np.isnan(value), np.nan, [_corrected(r) for r in value])
         if METRICS[name].is_correlation
         else value
         for name, value in answer.values.items()
     }
-    return Answer(
-        CEILING, answer.case, values, answer.scores, answer.real_scores, answer.missing, answer.has
-    )
+    return replace(answer, method=CEILING, values=values)
+
+
+def _corrected(split_half: float) -> float:
+    return perfect_predictor_correlation(split_half) if split_half > 0 else 0.0
 
 
 def rows(
@@ -210,9 +263,8 @@ def rows(
             why = [reason(name, one, v, i) for i, v in enumerate(values)]
             about = {"target_gene_id": named, "target_gene": [symbols[t] for t in named]}
             yield _frame(one, name, about | {"value": values, "n": one.case.n, "reason": why})
-            total = aggregate(name, one.method, answer.values[name])
-            yield _frame(one, name, _total(total, why))
-        yield _programs(one, answer, programs)
+            yield _frame(one, name, _total(aggregate(values), why))
+        yield _programs(one, programs)
 
 
 def _total(value: float, why: Sequence[str | None]) -> dict[str, object]:
@@ -226,21 +278,20 @@ def _total(value: float, why: Sequence[str | None]) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _programs(one: Answer, answer: Answer, programs: Sequence[str]) -> pl.DataFrame:
+def _programs(one: Answer, programs: Sequence[str]) -> pl.DataFrame:
     """Return Spearman per program, and their mean with no program's name."""
-    found = spearman_over_targets(answer)
-    both = np.isfinite(answer.scores) & np.isfinite(answer.real_scores)
-    values = [aggregate("program_spearman", one.method, np.array([r])) for r in found]
-    values.append(aggregate("program_spearman", one.method, found))
-    n = [*both.sum(axis=0).tolist(), int(np.isfinite(found).sum())]
-    size = len(values)
-    blank = answer.missing if not answer.has.any() else FEW_SCORES
-    low = DISAGREE if one.method == CEILING else blank
-    raw = [*found, 0.0 if n[-1] else np.nan]
+    raw = spearman_over_targets(one)
+    raw = np.append(raw, aggregate(raw))
+    both = np.isfinite(one.scores) & np.isfinite(one.real_scores)
+    n = [*both.sum(axis=0).tolist(), int(np.isfinite(raw[:-1]).sum())]
+    is_ceiling = one.method == CEILING
+    values = [perfect_predictor_correlation(r) if is_ceiling else r for r in raw.tolist()]
+    blank = one.missing if not one.has.any() else FEW_SCORES
     why = [
-        None if np.isfinite(v) else (low if np.isfinite(r) else blank)
+        None if np.isfinite(v) else (DISAGREE if np.isfinite(r) else blank)
         for v, r in zip(values, raw, strict=True)
     ]
+    size = len(values)
     about = {
         "target_gene_id": [None] * size, "target_gene": [EVERY] * size, "value": values, "n": n,
         "reason": why, "program": [*programs, None],

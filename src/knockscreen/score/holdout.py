@@ -1,7 +1,7 @@
 """The real cells that judge a prediction, beside the training cells that baselines may use.
 
 T targets (code 0 is control), C separate contexts, G panel genes. Cells are read one target at a
-time; what is kept is 8 float32 values per target, context and gene.
+time; what is kept is 5 float32 values per target, context and gene, and 2 for each halving.
 """
 
 from dataclasses import dataclass
@@ -29,8 +29,10 @@ SPLIT_OF = {
     HELD_OUT_CONTEXT: Split.HELD_OUT_CONTEXT,
 }
 """Name of an evaluated split -> split of its cells in the store."""
-GROUPS = 5
-"""Groups of a target's cells: training, held out, its two halves, and thinned."""
+REPEATS = 5
+"""Times that held-out cells are halved: one halving is one draw of the control's noise."""
+LARGE = 60_000_000
+"""Targets x contexts x genes above which cells are halved once."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,17 @@ class Holdout:
     split: NDArray[np.int8]  # (T, C) position in names.SPLITS of the held-out cells, -1 without
     train: Group
     held: Group
-    halves: tuple[Group, Group]
+    halves: tuple[tuple[Group, Group], ...]
+    """Each time the held-out cells were halved."""
     thin: Group
     """The held-out cells, of held-out targets and contexts only as large a share as the test split
     is of the others: centroids of like noise, so that none is nearer for being measured better."""
     halved_by: dict[str, int]  # targets whose halves are of other guides, replicates, random cells
+
+    @property
+    def repeats(self) -> int:
+        """How often the held-out cells were halved."""
+        return len(self.halves)
 
     def evaluated(self, split: str) -> NDArray[np.bool_]:
         """Return which targets and contexts (T, C) a split has held-out cells of."""
@@ -88,7 +96,9 @@ def read_holdout(store: Path | str, *, seed: int) -> Holdout:
     guides = _codes(pl.read_parquet(Path(store) / "cells.parquet", columns=[GUIDE_ID])[GUIDE_ID])
     t, c, g = len(cells.target_gene_ids), len(cells.contexts), len(cells.gene_ids)
     train, held = Group.empty((t, c, g)), Group.empty((t, c, g))
-    halves = (Group.empty((t, c, g), variance=False), Group.empty((t, c, g), variance=False))
+    repeats = REPEATS if t * c * g <= LARGE else 1
+    groups = 3 + 2 * repeats
+    flat = [Group.empty((t, c, g), variance=False) for _ in range(2 * repeats)]
     thin = Group.empty((t, c, g), variance=False)
     share = test_share(cells.target, split)
     column = {gene_id: i for i, gene_id in enumerate(cells.gene_ids)}
@@ -96,27 +106,27 @@ def read_holdout(store: Path | str, *, seed: int) -> Holdout:
     halved_by = {"guide": 0, "replicate": 0, "random": 0}
     by_target = np.argsort(cells.target, kind="stable")
     codes, starts = np.unique(cells.target[by_target], return_index=True)
-    control = np.zeros((GROUPS, c, g))
+    control = np.zeros((groups, c, g))
     for code, chosen in zip(codes.tolist(), np.split(by_target, starts[1:]), strict=True):
         is_train = split[chosen] == SPLITS.index(Split.TRAIN)
         is_held = (split[chosen] >= SPLITS.index(Split.TEST)) & ~is_train
         out, fit = chosen[is_held], chosen[is_train]
         rng = np.random.default_rng([seed, code])
-        half, how = split_halves(cells, out, guides, rng)
+        halved = [split_halves(cells, out, guides, rng) for _ in range(repeats)]
         if code and len(out):
-            halved_by[how] += 1
-        few = out[_thinned(split[out], half, share, rng)]
-        rows = np.concatenate([fit, out, out, few])
-        context = cells.context[rows]
-        kinds = (np.zeros(len(fit)), np.ones(len(out)), 2 + half, np.full(len(few), 4))
-        group = np.concatenate(kinds).astype(np.int64)
-        found = group_moments(cells, cells.rows[rows], group * c + context, GROUPS * c)
-        n, mean = found.n.reshape(GROUPS, c).astype(np.int64), found.mean.reshape(GROUPS, c, g)
-        variance = found.variance.reshape(GROUPS, c, g)
+            halved_by[halved[0][1]] += 1
+        few = out[_thinned(split[out], halved[0][0], share, rng)]
+        sides = [3 + 2 * r + half for r, (half, _) in enumerate(halved)]
+        kinds = [np.zeros(len(fit)), np.ones(len(out)), np.full(len(few), 2), *sides]
+        rows = np.concatenate([fit, out, few, *[out] * repeats])
+        group = np.concatenate(kinds).astype(np.int64) * c + cells.context[rows]
+        found = group_moments(cells, cells.rows[rows], group, groups * c)
+        n, mean = found.n.reshape(groups, c).astype(np.int64), found.mean.reshape(groups, c, g)
+        variance = found.variance.reshape(groups, c, g)
         if code == 0:
             control = mean
             _check_controls(cells, n)
-        for i, part in enumerate((train, held, *halves, thin)):
+        for i, part in enumerate((train, held, thin, *flat)):
             part.n[code], part.delta[code] = n[i], mean[i] - control[i]
             if len(part.variance) > 1:
                 part.variance[code] = variance[i]
@@ -124,7 +134,7 @@ def read_holdout(store: Path | str, *, seed: int) -> Holdout:
     own = np.array([column.get(name, -1) for name in cells.target_gene_ids])
     return Holdout(
         cells.gene_ids, cells.target_gene_ids, cells.contexts, own, kind,
-        train, held, halves, thin, halved_by,
+        train, held, tuple(zip(flat[::2], flat[1::2], strict=True)), thin, halved_by,
     )  # fmt: skip
 
 

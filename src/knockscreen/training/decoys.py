@@ -1,15 +1,16 @@
 """The linear effects of decoys: measured against their own controls, denoised among real targets.
 
 A decoy of n cells is part of the N controls that it is compared with. Its difference to them has
-variance ``s^2 (1/n - 1/N)``; times ``sqrt(N / (N - n))`` it is ``s^2 / n``, the part of a real
-target's noise that is its own. (The rest, ``s^2 / N``, is an error of the control: all real targets
-of a context share it, so that no spread among decoys could tell of it. The ranking takes it out.)
+variance ``s^2 (1/n - 1/N)``; times ``sqrt(N / (N - n))`` it is ``s^2 / n``, the noise that is a
+target's own. The error of the control's mean, ``s^2 / N``, is the same for all real targets of a
+context: a decoy is given what denoising takes for it, the common mean of the targets as measured
+less the shrunk one.
 
 Denoising borrows strength between targets, and a row has a say in what counts as signal. So a decoy
 is denoised as one more row among the real targets, a few decoys at a time: it is treated as a
 target without effect would be, and the real targets are estimated without any decoy.
 
-Shapes: T real targets, J decoys, C contexts, G genes, K components.
+Shapes: T real targets (row 0 is control), J decoys, C contexts, G genes.
 """
 
 from collections.abc import Callable
@@ -19,20 +20,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knockscreen.data.cells import CellStore
-from knockscreen.models.effect import Measured
+from knockscreen.models.denoise import Measured
 from knockscreen.names import CP10K
 
 Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
 SHARE = 0.1
 """Most decoys denoised at a time, as a share of the real targets."""
 
-LowRank = Callable[[Measured], tuple[Array, Array]]
+Denoise = Callable[[Measured], tuple[Array, Array]]
+"""Common mean (C, G) of the effects, and what each target adds to it (T, C, G)."""
 
 
 def decoy_shifts(
     store: CellStore, control_mean: Array, control_cells: NDArray[np.integer]
-) -> tuple[Array, Array]:
-    """Return mean differences of decoys to control (J, C, G), log1p CP10k, and effective cells.
+) -> tuple[Array, Ints]:
+    """Return scaled mean differences of decoys to control (J, C, G), log1p CP10k, and cells (J, C).
 
     Parameters
     ----------
@@ -41,9 +44,10 @@ def decoy_shifts(
     """
     contexts, genes = control_mean.shape
     codes, starts = np.unique(store.decoy_target, return_index=True)
-    context = store.context_index()
-    shifts, weights = np.zeros((len(codes), contexts, genes)), np.zeros((len(codes), contexts))
     ends = np.append(starts, len(store.decoy_rows))
+    context = store.context_index()
+    shifts = np.zeros((len(codes), contexts, genes))
+    cells = np.zeros((len(codes), contexts), dtype=np.int64)
     for j in range(len(codes)):
         rows = store.decoy_rows[ends[j] : ends[j + 1]]
         sums = np.zeros((contexts, genes))
@@ -51,52 +55,47 @@ def decoy_shifts(
             values = np.log1p(counts * (CP10K / store.library_size[piece][:, None]))
             of_context = context[piece][None] == np.arange(contexts)[:, None]
             sums += of_context.astype(np.float32) @ values
-        n = np.bincount(context[rows], minlength=contexts).astype(float)
-        there = n > 0
-        spread = np.sqrt(control_cells / np.maximum(control_cells - n, 1))
-        mean = sums[there] / n[there, None]
-        shifts[j, there] = (mean - control_mean[there]) * spread[there, None]
-        weights[j] = n * control_cells / np.maximum(n + control_cells, 1)
-    return shifts, weights
+        cells[j] = np.bincount(context[rows], minlength=contexts)
+        there = cells[j] > 0
+        rest = np.maximum(control_cells[there] - cells[j, there], 1)
+        spread = np.sqrt(control_cells[there] / rest)[:, None]
+        shifts[j, there] = (sums[there] / cells[j, there, None] - control_mean[there]) * spread
+    return shifts, cells
 
 
-def denoise_among_real(
-    real: Measured, shifts: Array, weights: Array, low_rank: LowRank
-) -> tuple[Array, Array]:
-    """Return components (K, G) and coordinates (T + J, C, K) of real targets and decoys.
+def control_error(real: Measured, mean: Array) -> Array:
+    """Return the error of the control (C, G): the targets' mean as measured less the shrunk one."""
+    shifts = real.shifts.copy()
+    rows = np.flatnonzero(real.own_gene >= 0)
+    shifts[rows, :, real.own_gene[rows]] = 0
+    n = np.where(real.cells[:1] > 0, real.cells, 0).astype(float)
+    n[0] = 0
+    raw = np.einsum("tc,tcg->cg", n, shifts) / np.maximum(n.sum(0), 1)[:, None]
+    return np.asarray(raw - np.where(n.sum(0)[:, None] > 0, mean, 0))
 
-    The real targets are estimated alone; the components are theirs and whatever the decoys need.
+
+def denoise_decoys(real: Measured, mean: Array, decoys: tuple[Array, Ints], by: Denoise) -> Array:
+    """Return the effects (J, C, G) of decoys, denoised among the real targets.
+
+    Parameters
+    ----------
+    mean
+        (C, G) common mean of the real targets' effects, denoised.
+    decoys
+        Scaled differences to control (J, C, G) and cells (J, C), of :func:`decoy_shifts`.
     """
-    basis, coordinates = low_rank(real)
-    trained = int((real.weights.sum(1) > 0).sum())
-    batch = max(1, int(SHARE * trained))
-    deltas = [np.zeros((0, *shifts.shape[1:]))]
+    shifts, cells = decoys
+    shifts = shifts + np.where(cells[..., None] > 0, control_error(real, mean), 0)
+    batch = max(1, int(SHARE * (real.cells[1:].sum(axis=1) > 0).sum()))
+    found = [np.zeros((0, *shifts.shape[1:]))]
     for start in range(0, len(shifts), batch):
         some = slice(start, start + batch)
-        own_gene = np.append(real.own_gene, np.full(len(shifts[some]), -1))
         joined = replace(
             real,
             shifts=np.concatenate([real.shifts, shifts[some]]),
-            weights=np.concatenate([real.weights, weights[some]]),
-            own_gene=own_gene,
+            cells=np.concatenate([real.cells, cells[some]]),
+            own_gene=np.append(real.own_gene, np.full(len(shifts[some]), -1)),
         )
-        found, where = low_rank(joined)
-        deltas.append(where[len(real.shifts) :] @ found)
-    return extend_basis(basis, coordinates, np.concatenate(deltas))
-
-
-def extend_basis(basis: Array, coordinates: Array, more: Array) -> tuple[Array, Array]:
-    """Return orthonormal components that also hold ``more`` (J, C, G), and all coordinates.
-
-    ``basis`` (K, G) is kept as its first rows, ``coordinates`` (T, C, K) are padded with zeros.
-    """
-    inside = more @ basis.T  # (J, C, K)
-    rest = (more - inside @ basis).reshape(-1, basis.shape[1])
-    _, s, vt = np.linalg.svd(rest, full_matrices=False)
-    added = vt[s > 1e-6 * max(float(np.abs(more).max(initial=0.0)), 1e-12)]
-    outside = (rest @ added.T).reshape(*more.shape[:2], len(added))
-    padded = np.concatenate([coordinates, np.zeros((*coordinates.shape[:2], len(added)))], axis=2)
-    return (
-        np.concatenate([basis, added]),
-        np.concatenate([padded, np.concatenate([inside, outside], axis=2)]),
-    )
+        common, rest = by(joined)
+        found.append(common + rest[len(real.shifts) :])
+    return np.concatenate(found)

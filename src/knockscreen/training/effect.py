@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,18 @@ from numpy.typing import NDArray
 from knockscreen import checkpoint
 from knockscreen.data.cells import CellStore, Vocabulary
 from knockscreen.data.features import coexpression, read_table, scrambled
-from knockscreen.models import effect as linear
+from knockscreen.models.denoise import Measured, denoise
 from knockscreen.models.effect import GRID, LinearEffect
+from knockscreen.models.scrambled import predict_scrambled, with_decoys
+from knockscreen.models.unseen import Unseen, fit_unseen
 from knockscreen.names import CP10K, UNSEEN_DECOY, Split, own_gene_id
 from knockscreen.nn.likelihood import expected_log1p
-from knockscreen.training.decoys import decoy_shifts, denoise_among_real
+from knockscreen.training.decoys import decoy_shifts, denoise_decoys
 
 LIBRARIES = 64
 """Control library sizes over which a response curve is averaged."""
+COVARIANCE_CELLS = 20_000
+"""Training cells that the covariance of single cells is estimated from, at most."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +31,10 @@ class EffectModel:
     """What is known of every gene and every target before any network is trained."""
 
     vocabulary: Vocabulary
+    feature_ids: tuple[str, ...]
+    """Genes that features are known of or could be: the panel's, then targets that are off it."""
     features: NDArray[np.float32] | None
-    """(G, F) of the panel genes, NaN where unknown."""
+    """(N, F) of those genes, NaN where unknown."""
     linear: LinearEffect | None
     trained: tuple[bool, ...]
     """Which targets (by code) have training cells."""
@@ -39,29 +46,44 @@ class EffectModel:
 
     def features_of(self, gene_id: str) -> NDArray[np.float32] | None:
         """Return the features (F,) of a gene, or None where it has none."""
-        row = self.own_gene(gene_id)
-        if self.features is None or row < 0 or not np.isfinite(self.features[row]).all():
+        known = own_gene_id(gene_id)
+        if self.features is None or known not in self.feature_ids:
+            return None
+        row = self.feature_ids.index(known)
+        if not np.isfinite(self.features[row]).all():
             return None
         if gene_id.startswith(UNSEEN_DECOY):
             return scrambled(self.features, row, gene_id)
         return np.asarray(self.features[row])
 
+    def featured(self) -> list[str]:
+        """Return the genes that have features."""
+        return [gene_id for gene_id in self.feature_ids if self.features_of(gene_id) is not None]
+
+    def effect(self, target_id: str) -> NDArray[np.float64] | None:
+        """Return the mean effect (C, G) on all but the own transcript, or None where unknown."""
+        code = self.vocabulary.target_code(target_id)
+        if self.linear is None or code == 0:
+            return None
+        if code > 0 and self.trained[code]:
+            return self.linear.trained(code)
+        if self.features_of(target_id) is None:
+            return None
+        row, column = self.feature_ids.index(own_gene_id(target_id)), self.own_gene(target_id)
+        if target_id.startswith(UNSEEN_DECOY):
+            return predict_scrambled(self.linear.unseen, row, column, target_id)
+        return self.linear.unseen.predict(row, column)
+
     def offsets(self, target_id: str) -> NDArray[np.float32]:
         """Return logit offsets (C, G) of a target, by Ensembl id; zeros for control."""
         v = self.vocabulary
-        code = v.target_code(target_id)
-        if self.linear is None or code == 0:
+        delta = self.effect(target_id)
+        if self.linear is None or delta is None:
             return np.zeros((len(v.contexts), len(v.gene_ids)), dtype=np.float32)
-        own = np.full(len(v.contexts), np.nan)
-        if code > 0 and self.trained[code]:
-            coordinates, own = self.linear.coordinates[code], self.linear.own[code]
-        else:
-            features = self.features_of(target_id)
-            if features is None:
-                coordinates = np.zeros_like(self.linear.coordinates[0])
-            else:
-                coordinates = self.linear.predict(features[None].astype(float))[0]
-        return self.linear.offsets(coordinates, self.own_gene(target_id), own)
+        code = v.target_code(target_id)
+        measured = code > 0 and self.trained[code]
+        own = self.linear.own[code] if measured else np.full(len(v.contexts), np.nan)
+        return self.linear.offsets(delta, self.own_gene(target_id), own)
 
     def base(self) -> NDArray[np.float32]:
         """Return the logit offsets (C, G) of the contexts themselves."""
@@ -72,9 +94,8 @@ class EffectModel:
 
     def fingerprint(self) -> str:
         """Return a digest of everything fitted, at the precision that is written to disk."""
-        parts = {} if self.linear is None else vars(self.linear)
-        digest = hashlib.sha256(repr((self.vocabulary, self.trained)).encode())
-        for name, value in {**parts, "features": self.features}.items():
+        digest = hashlib.sha256(repr((self.vocabulary, self.trained, self.feature_ids)).encode())
+        for name, value in {**tensors_of(self.linear), "features": self.features}.items():
             if value is not None:
                 digest.update(name.encode() + np.asarray(value, dtype=np.float32).tobytes())
         return digest.hexdigest()
@@ -90,26 +111,22 @@ class EffectModel:
 
 def log1p_moments(
     store: CellStore, rows: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.int64], float, NDArray[np.float64]]:
-    """Return log1p CP10k means (T, C, G), cells (T, C), one cell's noise, and control moments.
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    """Return log1p CP10k means (T, C, G), cells (T, C), and control moments.
 
-    The noise is the within-group standard deviation, root mean square over genes; the moments
-    (2, C, G) are the mean and mean square of CP10k among controls.
+    The moments (2, C, G) are the mean and mean square of CP10k among controls.
     """
     v = store.vocabulary
     targets, contexts, genes = len(v.target_ids), len(v.contexts), len(v.gene_ids)
     context = store.context_index()
     sums = np.zeros((targets * contexts, genes))
-    squares = np.zeros(genes)
     moments = np.zeros((2, contexts, genes))
     group = np.asarray(store.target).astype(np.int64) * contexts + context
-    for piece, counts in store.chunks(rows):
+    by_group = rows[np.argsort(group[rows], kind="stable")]
+    for piece, counts in store.chunks(by_group):
         scaled = counts * (CP10K / store.library_size[piece][:, None])
-        values = np.log1p(scaled)
-        one_hot = np.zeros((len(piece), targets * contexts), dtype=np.float32)
-        one_hot[np.arange(len(piece)), group[piece]] = 1
-        sums += one_hot.T @ values
-        squares += np.einsum("ij,ij->j", values, values, dtype=float)
+        inside, start = np.unique(group[piece], return_index=True)
+        sums[inside] += np.add.reduceat(np.log1p(scaled), start, axis=0, dtype=float)
         of_control = np.asarray(store.target)[piece] == 0
         for c in np.unique(context[piece][of_control]):
             mine = scaled[of_control & (context[piece] == c)].astype(float)
@@ -117,10 +134,25 @@ def log1p_moments(
             moments[1, c] += (mine**2).sum(0)
     cells = np.bincount(group[rows], minlength=targets * contexts)
     means = sums / np.maximum(cells, 1)[:, None]
-    within = squares - (means**2 * cells[:, None]).sum(0)
-    noise = float(np.sqrt(max(within.mean() / max(1, len(rows) - (cells > 0).sum()), 1e-8)))
     moments /= np.maximum(cells[:contexts], 1)[:, None]
-    return means.reshape(targets, contexts, genes), cells.reshape(targets, contexts), noise, moments
+    return means.reshape(targets, contexts, genes), cells.reshape(targets, contexts), moments
+
+
+def cell_covariance(
+    store: CellStore, rows: NDArray[np.int64], means: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the covariance (G, G) of log1p CP10k of single cells about ``means`` (T, C, G).
+
+    Of at most ``COVARIANCE_CELLS`` of the rows, taken evenly.
+    """
+    taken = rows[:: max(1, len(rows) // COVARIANCE_CELLS)]
+    target, context = np.asarray(store.target), store.context_index()
+    total = np.zeros((means.shape[2], means.shape[2]))
+    for piece, counts in store.chunks(taken):
+        values = np.log1p(counts * (CP10K / store.library_size[piece][:, None]))
+        about = values - means[target[piece], context[piece]]
+        total += about.T @ about
+    return total / max(len(taken), 1)
 
 
 def response_curves(
@@ -155,42 +187,66 @@ def response_curves(
     return curves
 
 
-def fit_effects(store: CellStore, *, features: str, feature_dims: int, rank: int) -> EffectModel:
-    """Return gene features, and the low-rank effects of the training split (``rank`` 0: none)."""
+def fit_effects(
+    store: CellStore, *, features: str, feature_dims: int, rank: int, keep_cells: float
+) -> EffectModel:
+    """Return gene features, and the denoised effects of the training split (``rank`` 0: none).
+
+    ``keep_cells``: with n cells, n / (n + keep_cells) is kept of what the components do not hold.
+    """
     v = store.vocabulary
     rows = store.rows(Split.TRAIN)
+    n = v.n_real
+    ids = (*v.gene_ids, *(t for t in v.target_ids[1:n] if t not in set(v.gene_ids)))
     of_genes = None
     if features == "coexpression":
         of_genes = coexpression(store, feature_dims)
+        blank = np.full((len(ids) - len(of_genes), of_genes.shape[1]), np.nan, dtype=np.float32)
+        of_genes = np.concatenate([of_genes, blank])
     elif features != "none":
-        of_genes = read_table(features, store)
+        symbol = dict(zip((*v.target_ids, *v.gene_ids), (*v.targets, *v.genes), strict=True))
+        of_genes = read_table(features, ids, tuple(symbol[i] for i in ids))
     of_cells = np.append(np.asarray(store.target)[rows], store.decoy_target)
     present = np.bincount(of_cells, minlength=len(v.target_ids)) > 0
-    trained = tuple(bool(p) for p in present)
-    model = EffectModel(v, of_genes, None, trained)
+    model = EffectModel(v, ids, of_genes, None, tuple(bool(p) for p in present))
     if rank == 0:
         return model
-    means, cells, noise, moments = log1p_moments(store, rows)
-    weights = linear.effective_cells(cells)
-    shifts = np.where((weights > 0)[..., None], means - means[:1], 0.0)
+    means, cells, moments = log1p_moments(store, rows)
+    shifts = np.where(((cells > 0) & (cells[:1] > 0))[..., None], means - means[:1], 0.0)
     own_gene = np.array([model.own_gene(t) for t in v.target_ids])
-    n = v.n_real
-    measured = linear.Measured(shifts[:n], weights[:n], own_gene[:n], noise, v.context_levels)
-    of_decoys = decoy_shifts(store, means[0], cells[0])
-    basis, coordinates = denoise_among_real(
-        measured, *of_decoys, lambda rows: linear.low_rank(rows, rank)
-    )
-    own = np.full(weights.shape, np.nan)
-    for code in np.flatnonzero(own_gene >= 0):
-        seen = weights[code] > 0
-        if seen.any():
-            pooled = np.average(shifts[code, :, own_gene[code]], weights=weights[code])
-            own[code] = np.where(seen, shifts[code, :, own_gene[code]], pooled)
-    of_targets = None if of_genes is None else target_features(v, of_genes)
-    ridge = linear.fit_ridge(coordinates, weights, of_targets)
+    covariance = cell_covariance(store, rows, means)
+    measured = Measured(shifts[:n], cells[:n], own_gene[:n], covariance, v.context_levels)
+    by = partial(denoise, rank=rank, keep_cells=keep_cells)
+    effects = by(measured)
+    decoys = denoise_decoys(measured, effects[0], decoy_shifts(store, means[0], cells[0]), by)
+    profiles = None
+    if of_genes is not None and features != "coexpression":
+        profiles = of_genes.astype(float)
+    place = {gene_id: i for i, gene_id in enumerate(ids)}
+    at = np.array([place.get(t, -1) for t in v.target_ids[:n]])
+    unseen = with_decoys(fit_unseen(measured, effects, profiles, at), decoys)
     curves = response_curves(store, means, moments)
-    fitted = LinearEffect(basis, coordinates, ridge, own, curves, context_base(moments[0]))
-    return EffectModel(v, of_genes, fitted, trained)
+    own = own_effects(shifts, cells, own_gene)
+    fitted = LinearEffect(unseen, own, curves, context_base(moments[0]))
+    return EffectModel(v, ids, of_genes, fitted, model.trained)
+
+
+def own_effects(
+    shifts: NDArray[np.float64], cells: NDArray[np.int64], own_gene: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """Return the effects (T, C) on the targets' own transcripts, as measured.
+
+    A context without cells gets the mean over the target's cells elsewhere; NaN for a target
+    without cells or off the panel.
+    """
+    seen = (cells > 0) & (cells[:1] > 0)
+    seen[0] = False
+    own = np.full(cells.shape, np.nan)
+    for code in np.flatnonzero((own_gene >= 0) & seen.any(axis=1)):
+        values = shifts[code, :, own_gene[code]]
+        pooled = np.average(values[seen[code]], weights=cells[code, seen[code]])
+        own[code] = np.where(seen[code], values, pooled)
+    return own
 
 
 def context_base(control: NDArray[np.float64], pseudocount: float = 0.05) -> NDArray[np.float64]:
@@ -205,17 +261,27 @@ def context_base(control: NDArray[np.float64], pseudocount: float = 0.05) -> NDA
     return np.asarray(base)
 
 
-def target_features(vocabulary: Vocabulary, features: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return features (T, F) of the targets from those of the panel genes; NaN where unknown."""
-    row = {gene_id: i for i, gene_id in enumerate(vocabulary.gene_ids)}
-    out = np.full((len(vocabulary.target_ids), features.shape[1]), np.nan)
-    for code, target_id in enumerate(vocabulary.target_ids):
-        if target_id in row:
-            out[code] = features[row[target_id]]
+def target_features(model: EffectModel) -> NDArray[np.float64]:
+    """Return features (T, F) of the targets; NaN where unknown."""
+    width = 0 if model.features is None else model.features.shape[1]
+    out = np.full((len(model.vocabulary.target_ids), width), np.nan)
+    for code, target_id in enumerate(model.vocabulary.target_ids):
+        found = model.features_of(target_id)
+        if found is not None:
+            out[code] = found
     return out
 
 
-LINEAR_PARTS = ("basis", "coordinates", "ridge", "own", "curves", "base")
+UNSEEN_PARTS = ("mean", "rest", "profiles", "rows", "correlation", "spread", "weights")
+LINEAR_PARTS = ("own", "curves", "base")
+
+
+def tensors_of(linear: LinearEffect | None) -> dict[str, NDArray[np.floating]]:
+    """Return the arrays of a linear effect by name; none where there is none."""
+    if linear is None:
+        return {}
+    parts = {name: getattr(linear.unseen, name) for name in UNSEEN_PARTS}
+    return parts | {name: getattr(linear, name) for name in LINEAR_PARTS}
 
 
 def save_effects(path: Path, model: EffectModel, notes: dict[str, object]) -> None:
@@ -223,12 +289,12 @@ def save_effects(path: Path, model: EffectModel, notes: dict[str, object]) -> No
     tensors = {"empty": torch.zeros(1)}
     if model.features is not None:
         tensors["features"] = torch.from_numpy(model.features)
-    if model.linear is not None:
-        for part in LINEAR_PARTS:
-            tensors[part] = torch.from_numpy(getattr(model.linear, part)).float()
+    for name, value in tensors_of(model.linear).items():
+        tensors[name] = torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32))
     about = {
         "kind": "effects",
         "vocabulary": checkpoint.describe_vocabulary(model.vocabulary),
+        "feature_ids": list(model.feature_ids),
         "trained": list(model.trained),
         "notes": notes,
     }
@@ -239,7 +305,11 @@ def load_effects(path: Path | str) -> EffectModel:
     """Return the effects written by :func:`save_effects`."""
     tensors, about = checkpoint.load(path, "effects")
     fitted = None
-    if "basis" in tensors:
-        fitted = LinearEffect(*(tensors[part].double().numpy() for part in LINEAR_PARTS))
+    if "curves" in tensors:
+        arrays = {name: value.double().numpy() for name, value in tensors.items()}
+        arrays["rows"] = arrays["rows"].round().astype(np.int64)
+        unseen = Unseen(**{name: arrays[name] for name in UNSEEN_PARTS})
+        fitted = LinearEffect(unseen, *(arrays[name] for name in LINEAR_PARTS))
     features = tensors["features"].numpy() if "features" in tensors else None
-    return EffectModel(checkpoint.read_vocabulary(about), features, fitted, tuple(about["trained"]))
+    known, trained = tuple(about["feature_ids"]), tuple(about["trained"])
+    return EffectModel(checkpoint.read_vocabulary(about), known, features, fitted, trained)

@@ -152,7 +152,7 @@ def fit_flow(
     net.to(device)
     of_targets = None
     if effects.features is not None:
-        known = target_features(vocabulary, effects.features)
+        known = target_features(effects)
         of_targets = torch.from_numpy(np.nan_to_num(known).astype(np.float32))
     codes = np.asarray(store.contexts, dtype=np.int64)
     loss = FlowLoss(
