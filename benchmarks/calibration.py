@@ -46,10 +46,10 @@ NOTHING = 0.005
 """True scores below it (log1p CP10k) count as no effect, and as equal."""
 NAMED = ("Treg", "time=Stim8hr")
 FAST: dict[str, Any] = {
-    "simulate": {"times": ["Rest", "Stim8hr"], "cells": 16000},
-    "vae": {"size": "tiny", "training": {"steps": 200, "validate_every": 100}},
-    "flow": {"size": "tiny", "training": {"steps": 400, "validate_every": 200}},
-    "screen": {"draws": 8, "blocks": 4, "steps": 4, "shards": 1},
+    "simulate": {"times": ["Stim8hr"], "cells": 9000},
+    "vae": {"size": "tiny", "training": {"steps": 150, "validate_every": 75}},
+    "flow": {"size": "tiny", "training": {"steps": 300, "validate_every": 150}},
+    "screen": {"draws": 6, "blocks": 3, "steps": 4, "shards": 1},
 }
 
 

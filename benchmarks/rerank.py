@@ -17,7 +17,8 @@ import numpy as np
 import polars as pl
 
 from knockscreen.config import RankConfig
-from knockscreen.score.rank import find_scores, write_rankings
+from knockscreen.score.rank import write_rankings
+from knockscreen.score.score_files import find_scores
 
 
 def write_screen(folder: Path, args: argparse.Namespace, rng: np.random.Generator) -> None:

@@ -3,6 +3,7 @@ rule rank:
         store="results/{run}/store/store.json",
         candidates="results/{run}/screen/candidates.parquet",
         predicted=all_shards("results/{run}/score/programs/{shard}.parquet"),
+        replicates=replicate_scores,
         measured="results/{run}/measured/programs.parquet",
         programs=programs_file,
     output:
@@ -19,11 +20,14 @@ rule rank:
     params:
         store=subpath(input.store, parent=True),
         predicted="results/{run}/score/programs",
+        replicates=lambda wildcards: [
+            f"--replicate-dir={folder}" for folder in replicate_folders(wildcards)
+        ],
         folder=subpath(output.rankings, parent=True),
         settings=settings("rank"),
         code=code("rank"),
     shell:
-        "knockscreen rank --programs-dir {params.predicted} --measured {input.measured}"
+        "knockscreen rank --programs-dir {params.predicted} {params.replicates:q} --measured {input.measured}"
         " --candidates {input.candidates} --store {params.store} --output-dir {params.folder}"
         " --settings {params.settings:q} 2> {log}"
 

@@ -2,16 +2,16 @@ rule score:
     input:
         store="results/{run}/store/store.json",
         candidates="results/{run}/screen/candidates.parquet",
-        control="results/{run}/screen/control.npz",
-        shard="results/{run}/screen/shards/{shard}.npz",
+        control="results/{run}/{model}screen/control.npz",
+        shard="results/{run}/{model}screen/shards/{shard}.npz",
         programs=programs_file,
     output:
-        effects="results/{run}/score/effects/{shard}.parquet",
-        programs="results/{run}/score/programs/{shard}.parquet",
+        effects="results/{run}/{model}score/effects/{shard}.parquet",
+        programs="results/{run}/{model}score/programs/{shard}.parquet",
     log:
-        "results/{run}/logs/score/{shard}.log",
+        "results/{run}/{model}logs/score/{shard}.log",
     benchmark:
-        "results/{run}/benchmarks/score/{shard}.tsv"
+        "results/{run}/{model}benchmarks/score/{shard}.tsv"
     conda:
         "../envs/knockscreen.yaml"
     resources:

@@ -90,19 +90,32 @@ def rank(
         Path | None,
         typer.Option(help="Measured program scores, ranked apart; none: predicted only."),
     ] = None,
+    replicate_dir: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of the program scores of a further model; repeatable."),
+    ] = None,
 ) -> None:
-    """Rank knock-downs per program, context and direction, from the scores of all shards."""
+    """Rank knock-downs per program, context and direction, from the scores of all shards.
+
+    With several models (replicates) scores are their mean, and intervals hold how they differ.
+    """
     from knockscreen.artifacts import write_manifest
     from knockscreen.config import read_stage
     from knockscreen.score import rank as ranking
+    from knockscreen.score.score_files import find_scores
 
     config = read_stage(ranking.RankStage, settings)
-    scores = ranking.find_scores(programs_dir, measured, candidates, store)
+    scores = find_scores(programs_dir, measured, candidates, store, replicate_dir or ())
     for output in ranking.write_rankings(scores, output_dir, config.rank, config.seed):
         write_manifest(
             output,
             stage="rank",
-            inputs=[*scores.shards, candidates, *([measured] if measured else [])],
+            inputs=[
+                *scores.shards,
+                *(path for shards in scores.replicates for path in shards),
+                candidates,
+                *([measured] if measured else []),
+            ],
             settings=config.model_dump(mode="json"),
             seed=config.seed,
         )

@@ -8,8 +8,9 @@ Rank intervals say how far a rank moves with the noise in the scores:
 
 - predicted: bootstrap over draw blocks, the *same* blocks for every target, because draw r is
   paired across knock-downs; the spread is widened by ``sqrt(B / (B - 1))``, which a bootstrap of B
-  blocks lacks. On top comes the error that the score has from few training cells, as the decoys
-  show it, or that a prediction leaves open (:mod:`knockscreen.score.calibration`);
+  blocks lacks; likewise over the models of several training seeds. On top comes the error that
+  the score has from few training cells, as the decoys show it, or that a prediction leaves open
+  (:mod:`knockscreen.score.calibration`);
 - measured: scores redrawn from a normal distribution with their standard error.
 
 ``p_value`` is of decoys, ``fdr`` by Benjamini-Hochberg over the targets of one program, context,
@@ -19,7 +20,6 @@ p-value over them would prove nothing.
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,29 +28,24 @@ import polars as pl
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from knockscreen.artifacts import atomic, read_json
+from knockscreen.artifacts import atomic
 from knockscreen.config import NonNegative, RankConfig, Section
 from knockscreen.errors import DataError
 from knockscreen.names import Direction, Evidence
 from knockscreen.score.calibration import calibrated, with_concordance
-from knockscreen.score.candidates import read_candidates
+from knockscreen.score.score_files import (
+    SCORES,
+    Scores,
+    measured_scores,
+    predicted_scores,
+    program_names,
+)
 
 log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 Ranks = NDArray[np.int32]
 
-SCORES: dict[str, type[pl.DataType]] = {
-    "program": pl.String,
-    "context": pl.String,
-    "target_gene_id": pl.String,
-    "target_gene": pl.String,
-    "evidence": pl.String,
-    "score": pl.Float64,
-    "score_sd": pl.Float64,
-    "n_genes": pl.Int32,
-    "magnitude": pl.Float64,
-}
 RANKINGS: dict[str, type[pl.DataType]] = {
     "program": pl.String,
     "context": pl.String,
@@ -77,8 +72,6 @@ BY_DIRECTION = ("p_value", "fdr", "program_specificity_p", "direction_p")
 """Columns of a ranking that differ between directions."""
 ALIKE = ("n_decoys", "donor_concordance", "donor_sd")
 """Columns that a score may lack, the same in both directions."""
-BESIDE = ("specific_toward", "specific_away", "control_error", "blocks")
-"""Columns of a shard's scores beside those that are kept."""
 NOT_TESTED = "not_tested"
 
 
@@ -87,17 +80,6 @@ class RankStage(Section):
 
     seed: NonNegative
     rank: RankConfig
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Where the scores of a run lie: predicted, one file per shard, and measured."""
-
-    shards: list[Path]
-    measured: Path | None
-    candidates: pl.DataFrame  # screened ones: target_gene_id, target_gene, evidence
-    decoys: pl.DataFrame  # target_gene_id, target_gene, evidence they are the null of
-    symbols: dict[str, str]  # of every target of the store
 
 
 def ranks_both_ways(values: Floats) -> tuple[Ranks, Ranks]:
@@ -208,91 +190,6 @@ def _with_missing(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(pl.lit(None).alias(n) for n in wanted if n not in rows.columns)
 
 
-def find_scores(programs_dir: Path, measured: Path | None, candidates: Path, store: Path) -> Scores:
-    """Find the score files of a run: those of the shards that the candidate table names, no others.
-
-    Raises
-    ------
-    DataError
-        A shard's scores are missing, or nothing was screened.
-    """
-    listed = read_candidates(candidates)
-    table = listed.filter(pl.col("status") == "screened")
-    decoys = listed.filter(pl.col("status") == "decoy")
-    if table.is_empty():
-        msg = (
-            f"{candidates} has no screened candidate, so there is nothing to rank; check "
-            "screen.candidates."
-        )
-        raise DataError(msg)
-    found = {
-        int(path.stem): path for path in Path(programs_dir).glob("*.parquet") if path.stem.isdigit()
-    }
-    wanted = sorted({*table["shard"], *decoys["shard"]})
-    missing = [str(shard) for shard in wanted if shard not in found]
-    if missing:
-        msg = (
-            f"{programs_dir} lacks the scores of shard {', '.join(missing[:5])} ({len(missing)} "
-            f"of {len(wanted)} missing); run score for them."
-        )
-        raise DataError(msg)
-    described = read_json(Path(store) / "store.json")
-    return Scores(
-        shards=[found[shard] for shard in wanted],
-        measured=Path(measured) if measured else None,
-        candidates=table.select("target_gene_id", "target_gene", "evidence"),
-        decoys=decoys.select("target_gene_id", "target_gene", "evidence"),
-        symbols={t["target_gene_id"]: t["target_gene"] for t in described["targets"]},
-    )
-
-
-def _program_names(scores: Scores) -> list[str]:
-    files = [*scores.shards, *([scores.measured] if scores.measured else [])]
-    names = pl.scan_parquet(files, missing_columns="insert", extra_columns="ignore")
-    return sorted(names.select(pl.col("program").unique()).collect()["program"].to_list())
-
-
-def predicted_scores(scores: Scores, program: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the predicted scores of one program, of candidates and of decoys, with ``blocks``.
-
-    Sorted by context and target.
-
-    Raises
-    ------
-    DataError
-        A candidate or a decoy has no score, or two, in some context.
-    """
-    rows = pl.scan_parquet(scores.shards).filter(pl.col("program") == program).collect()
-    rows = rows.rename({"score_se": "score_sd"}).cast({"n_genes": pl.Int32})
-    parts = []
-    for listed, what in ((scores.candidates, "screened candidates"), (scores.decoys, "decoys")):
-        found = rows.join(listed, on="target_gene_id")
-        for (context,), part in found.group_by("context"):
-            if len(part) != len(listed) or part["target_gene_id"].is_duplicated().any():
-                msg = (
-                    f"program {program} in {context} has {len(part)} scores for {len(listed)} "
-                    f"{what}; run score again for every shard."
-                )
-                raise DataError(msg)
-        parts.append(found.select(*SCORES, *BESIDE).sort("context", "target_gene_id"))
-    return parts[0], parts[1]
-
-
-def measured_scores(scores: Scores, program: str) -> pl.DataFrame:
-    """Return the measured scores of one program, sorted by context and target."""
-    if scores.measured is None:
-        return pl.DataFrame(schema=SCORES)
-    rows = pl.scan_parquet(scores.measured).filter(pl.col("program") == program).collect()
-    symbols = pl.DataFrame(
-        {"target_gene_id": list(scores.symbols), "target_gene": list(scores.symbols.values())}
-    )
-    rows = rows.join(symbols, on="target_gene_id").rename({"standard_error": "score_sd"})
-    rows = rows.with_columns(
-        pl.lit(Evidence.MEASURED.value).alias("evidence"), pl.lit(None).alias("magnitude")
-    )
-    return rows.select(*SCORES).cast(pl.Schema(SCORES)).sort("context", "target_gene_id")
-
-
 def _resample_predicted(rows: pl.DataFrame, settings: RankConfig, seed: int) -> Floats | None:
     """Return scores (R, T) redrawn over draws and with the error of estimation, if known."""
     lengths = rows["blocks"].list.len().unique().to_list()
@@ -307,10 +204,12 @@ def _resample_predicted(rows: pl.DataFrame, settings: RankConfig, seed: int) -> 
         return None
     score = rows["score"].to_numpy()
     resampled = np.broadcast_to(score, (settings.resamples, len(score)))
-    if lengths[0] > 1:
-        blocks = rows["blocks"].list.to_array(lengths[0]).to_numpy()
-        shares = block_shares(lengths[0], settings.resamples, np.random.default_rng([seed, 0]))
-        resampled = resample_blocks(score, blocks, shares)
+    for column, stream in (("blocks", 0), ("models", 3)):
+        n = len(rows[column][0])
+        if n > 1:
+            parts = rows[column].list.to_array(n).to_numpy()
+            shares = block_shares(n, settings.resamples, np.random.default_rng([seed, stream]))
+            resampled = resampled + resample_blocks(np.zeros(len(score)), parts, shares)
     rng = np.random.default_rng([seed, 2])
     shared = rows["shared_sd"].fill_null(0.0).to_numpy() * rng.standard_normal((len(resampled), 1))
     return np.asarray(resampled + shared + noise * rng.standard_normal(resampled.shape))
@@ -351,7 +250,7 @@ def rank_all(
     scores: Scores, settings: RankConfig, seed: int
 ) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
     """Yield score rows and ranking rows of one program after another, in order of their names."""
-    for program in _program_names(scores):
+    for program in program_names(scores):
         yield rank_program(scores, program, settings, seed)
 
 

@@ -1,0 +1,144 @@
+"""The score files of a run, read program by program: predicted (one or several models), measured.
+
+Decoys come with the predicted scores and apart from the candidates.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from knockscreen.artifacts import read_json
+from knockscreen.errors import DataError
+from knockscreen.names import Evidence
+from knockscreen.score.candidates import read_candidates
+from knockscreen.score.replicates import mean_over_models
+
+SCORES: dict[str, type[pl.DataType]] = {
+    "program": pl.String,
+    "context": pl.String,
+    "target_gene_id": pl.String,
+    "target_gene": pl.String,
+    "evidence": pl.String,
+    "score": pl.Float64,
+    "score_sd": pl.Float64,
+    "n_genes": pl.Int32,
+    "magnitude": pl.Float64,
+}
+BESIDE = ("specific_toward", "specific_away", "control_error", "blocks", "models")
+"""Columns of a shard's scores beside those that are kept."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Where the scores of a run lie: predicted, one file per shard, and measured."""
+
+    shards: list[Path]
+    measured: Path | None
+    candidates: pl.DataFrame  # screened ones: target_gene_id, target_gene, evidence
+    decoys: pl.DataFrame  # target_gene_id, target_gene, evidence they are the null of
+    symbols: dict[str, str]  # of every target of the store
+    replicates: tuple[list[Path], ...] = ()  # shards of further models
+
+
+def find_scores(
+    programs_dir: Path,
+    measured: Path | None,
+    candidates: Path,
+    store: Path,
+    replicates: Sequence[Path] = (),
+) -> Scores:
+    """Find the score files of a run: those of the shards that the candidate table names, no others.
+
+    ``replicates`` are the folders of further models, with the same shards.
+
+    Raises
+    ------
+    DataError
+        A shard's scores are missing, or nothing was screened.
+    """
+    listed = read_candidates(candidates)
+    table = listed.filter(pl.col("status") == "screened")
+    decoys = listed.filter(pl.col("status") == "decoy")
+    if table.is_empty():
+        msg = (
+            f"{candidates} has no screened candidate, so there is nothing to rank; check "
+            "screen.candidates."
+        )
+        raise DataError(msg)
+    wanted = sorted({*table["shard"], *decoys["shard"]})
+    described = read_json(Path(store) / "store.json")
+    return Scores(
+        shards=_shard_files(Path(programs_dir), wanted),
+        measured=Path(measured) if measured else None,
+        candidates=table.select("target_gene_id", "target_gene", "evidence"),
+        decoys=decoys.select("target_gene_id", "target_gene", "evidence"),
+        symbols={t["target_gene_id"]: t["target_gene"] for t in described["targets"]},
+        replicates=tuple(_shard_files(Path(folder), wanted) for folder in replicates),
+    )
+
+
+def _shard_files(folder: Path, wanted: list[int]) -> list[Path]:
+    found = {int(path.stem): path for path in folder.glob("*.parquet") if path.stem.isdigit()}
+    missing = [str(shard) for shard in wanted if shard not in found]
+    if missing:
+        msg = (
+            f"{folder} lacks the scores of shard {', '.join(missing[:5])} ({len(missing)} "
+            f"of {len(wanted)} missing); run score for them."
+        )
+        raise DataError(msg)
+    return [found[shard] for shard in wanted]
+
+
+def program_names(scores: Scores) -> list[str]:
+    """Return the programs that any file has scores of, in order."""
+    files = [*scores.shards, *([scores.measured] if scores.measured else [])]
+    names = pl.scan_parquet(files, missing_columns="insert", extra_columns="ignore")
+    return sorted(names.select(pl.col("program").unique()).collect()["program"].to_list())
+
+
+def _of_program(shards: list[Path], program: str) -> pl.DataFrame:
+    rows = pl.scan_parquet(shards).filter(pl.col("program") == program).collect()
+    rows = rows.rename({"score_se": "score_sd"}).cast({"n_genes": pl.Int32})
+    return rows.sort("context", "target_gene_id")
+
+
+def predicted_scores(scores: Scores, program: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the predicted scores of one program, of candidates and of decoys, with ``blocks``.
+
+    Sorted by context and target.
+
+    Raises
+    ------
+    DataError
+        A candidate or a decoy has no score, or two, in some context.
+    """
+    rows = mean_over_models([_of_program(p, program) for p in (scores.shards, *scores.replicates)])
+    parts = []
+    for listed, what in ((scores.candidates, "screened candidates"), (scores.decoys, "decoys")):
+        found = rows.join(listed, on="target_gene_id")
+        for (context,), part in found.group_by("context"):
+            if len(part) != len(listed) or part["target_gene_id"].is_duplicated().any():
+                msg = (
+                    f"program {program} in {context} has {len(part)} scores for {len(listed)} "
+                    f"{what}; run score again for every shard."
+                )
+                raise DataError(msg)
+        parts.append(found.select(*SCORES, *BESIDE).sort("context", "target_gene_id"))
+    return parts[0], parts[1]
+
+
+def measured_scores(scores: Scores, program: str) -> pl.DataFrame:
+    """Return the measured scores of one program, sorted by context and target."""
+    if scores.measured is None:
+        return pl.DataFrame(schema=SCORES)
+    rows = pl.scan_parquet(scores.measured).filter(pl.col("program") == program).collect()
+    symbols = pl.DataFrame(
+        {"target_gene_id": list(scores.symbols), "target_gene": list(scores.symbols.values())}
+    )
+    rows = rows.join(symbols, on="target_gene_id").rename({"standard_error": "score_sd"})
+    rows = rows.with_columns(
+        pl.lit(Evidence.MEASURED.value).alias("evidence"), pl.lit(None).alias("magnitude")
+    )
+    return rows.select(*SCORES).cast(pl.Schema(SCORES)).sort("context", "target_gene_id")
