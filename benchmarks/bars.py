@@ -9,7 +9,8 @@ deep    trained on as many cells, judged by 40,000: screened targets, 16 targets
 thp1    real THP-1 cells, a quarter of them held out
 jurkat  real Jurkat cells, likewise
 
-A seed is that of the simulated world, of the split and of the training. Runs are results/bar-NAME-SEED.
+A seed is that of the simulated world, of the split and of the training; runs are
+results/bar-NAME-SEED.
 """
 
 import argparse

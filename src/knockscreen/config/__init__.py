@@ -43,7 +43,7 @@ from knockscreen.config.reading import (
     read_values,
     validate,
 )
-from knockscreen.config.results import EvaluateConfig, RankConfig, ReportConfig
+from knockscreen.config.results import EvaluateConfig, RankConfig, ReportConfig, SweepConfig
 
 __all__ = [
     "DATA_FOLDER",
@@ -71,6 +71,7 @@ __all__ = [
     "Section",
     "SimulateConfig",
     "SplitsConfig",
+    "SweepConfig",
     "TrainingConfig",
     "VaeConfig",
     "expand_path",

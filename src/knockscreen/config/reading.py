@@ -17,7 +17,7 @@ from knockscreen.config.data import (
     SplitsConfig,
 )
 from knockscreen.config.model import EffectConfig, FlowConfig, ScreenConfig, VaeConfig
-from knockscreen.config.results import EvaluateConfig, RankConfig, ReportConfig
+from knockscreen.config.results import EvaluateConfig, RankConfig, ReportConfig, SweepConfig
 from knockscreen.errors import ConfigError, suggest
 
 
@@ -41,6 +41,7 @@ class Config(Section):
     screen: ScreenConfig
     rank: RankConfig
     evaluate: EvaluateConfig
+    sweep: SweepConfig
     report: ReportConfig
 
 

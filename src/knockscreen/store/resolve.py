@@ -10,6 +10,7 @@ from knockscreen.store.connection import rows
 
 WHY_NOT = {
     "not_expressed": "not_expressed (too few cells express it to be on the panel)",
+    "no_features": "no_features (never knocked down, and without gene features to predict it by)",
     "filtered": "filtered (QC kept no cells of it)",
     "not_in_library": "not_in_library (it was not knocked down, and is not on the panel)",
     "not_a_candidate": "not_a_candidate (measured, but not among screen.candidates)",

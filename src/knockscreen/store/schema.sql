@@ -49,7 +49,7 @@ comment on column targets.target_gene is 'symbol of the knocked-down gene';
 comment on column targets.target_gene_id is 'Ensembl id of the knocked-down gene, or what the input has in its place';
 comment on column targets.gene_key is 'the target as a gene of table genes; NULL if it is not among them';
 comment on column targets.evidence is 'predicted_seen: in the training cells; predicted_unseen: never knocked down in training; NULL if not screened';
-comment on column targets.status is 'screened, or why not: not_expressed, filtered, not_in_library, not_a_candidate';
+comment on column targets.status is 'screened, or why not: not_expressed, no_features (never knocked down, and no gene features), filtered, not_in_library, not_a_candidate';
 comment on column targets.n_cells is 'measured cells with this knock-down after QC, all contexts; NULL if none';
 
 create table target_contexts (
