@@ -13,7 +13,7 @@ from knockscreen.artifacts import read_json
 from knockscreen.errors import DataError
 from knockscreen.names import Evidence
 from knockscreen.score.candidates import read_candidates
-from knockscreen.score.replicates import mean_over_models
+from knockscreen.score.several_models import mean_over_models
 
 SCORES: dict[str, type[pl.DataType]] = {
     "program": pl.String,
