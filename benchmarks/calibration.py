@@ -47,8 +47,8 @@ NOTHING = 0.005
 NAMED = ("Treg", "time=Stim8hr")
 FAST: dict[str, Any] = {
     "simulate": {"times": ["Stim8hr"], "cells": 9000},
-    "vae": {"size": "tiny", "training": {"steps": 150, "validate_every": 75}},
-    "flow": {"size": "tiny", "training": {"steps": 300, "validate_every": 150}},
+    "vae": {"size": "tiny", "training": {"steps": 60, "validate_every": 30}},
+    "flow": {"size": "tiny", "training": {"steps": 100, "validate_every": 50}},
     "screen": {"draws": 6, "blocks": 3, "steps": 4, "shards": 1},
 }
 
