@@ -65,6 +65,13 @@ def test_both_tails_are_counted_and_the_kinds_of_evidence_apart():
     assert p["U0000"][0] == 0.01  # the same score as T0001, against its own null
 
 
+def test_genes_never_knocked_down_have_a_p_value_and_no_fdr():
+    decoys = rows(np.linspace(-1, 1, 99), prefix="decoy_unseen_", evidence="predicted_unseen")
+    table = calibrated(rows([9.0, -0.001], prefix="U", evidence="predicted_unseen"), decoys)
+    assert table["p_value_toward"].to_list() == [0.01, pytest.approx(0.51)]
+    assert table["fdr_toward"].null_count() == table["fdr_away"].null_count() == 2
+
+
 def test_p_values_of_scores_that_are_decoys_are_uniform():
     found = []
     for seed in range(200):

@@ -8,6 +8,7 @@ from fixtures.shards import candidates, write_store
 from knockscreen.config import RankConfig
 from knockscreen.errors import DataError
 from knockscreen.score.rank import (
+    _resample_predicted,
     block_shares,
     rank_interval,
     rank_scores,
@@ -301,3 +302,27 @@ def test_decoys_give_p_values_and_are_in_no_table(tmp_path):
     assert best["p_value"].item() == 1 / 40
     assert best["fdr"].item() == pytest.approx(3 / 40)
     assert best["n_decoys"].item() == 39
+
+
+def test_interval_of_a_trained_target_holds_its_rank_with_and_without_predictions():
+    """B is third behind A and a prediction; if genes never knocked down are all alike, second."""
+    rows = pl.DataFrame(
+        {
+            "target_gene_id": ["A", "B", "U1", "U2", "U3"],
+            "evidence": ["predicted_seen"] * 2 + ["predicted_unseen"] * 3,
+            "score": [0.9, 0.5, 0.7, 0.0, 0.0],
+            "score_sd": 0.1,
+            "noise_sd": [0.0, 0.0, None, None, None],
+            "shared_sd": 0.0,
+            "rest_at": [None, None, 0.0, 0.0, 0.0],
+            "blocks": [[0.0]] * 5,
+            "models": [[0.0]] * 5,
+            **dict.fromkeys(("program", "context", "target_gene"), "x"),
+            "n_genes": 5,
+        }
+    )
+    still = _resample_predicted(rows, SETTINGS, 0)
+    table = rank_scores(rows, still, 0.9, still).filter(direction="toward")
+    found = {r["target_gene_id"]: (r["rank_low"], r["rank_high"]) for r in table.to_dicts()}
+    assert found["A"] == (1, 1)
+    assert found["B"] == (2, 3)

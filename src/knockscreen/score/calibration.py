@@ -6,7 +6,8 @@ T targets of one program, context and kind of evidence, J decoys of that kind.
   all targets of a context alike. What all targets share, as far as that error explains it, is
   taken out before they are compared with decoys (:func:`shared_shift`).
 - ``p = (b + 1) / (J + 1)`` with b decoys as extreme or more, in each direction; fewer than
-  :data:`FEWEST_DECOYS` give no p-value.
+  :data:`FEWEST_DECOYS` give no p-value. Of genes never knocked down it says that their features
+  single them out, which is not that the model is right about them: they get no FDR.
 - :func:`direction_p_value` asks whether a knock-down moves the program more than others of its
   size do: is it this direction, or just a strong knock-down?
 """
@@ -130,7 +131,8 @@ def _p_values(part: pl.DataFrame, null: pl.DataFrame) -> list[pl.Series]:
         found = {name: np.full(len(score), np.nan) for name in ("p_value", "direction_p")}
         found["p_value"][known] = empirical_p_value(sign * (score[known] - shift), sign * of_null)
         found["direction_p"][known] = direction_p_value(sign * score[known], magnitude[known])
-        found["fdr"] = benjamini_hochberg(found["p_value"])
+        unseen = (part["evidence"] == Evidence.PREDICTED_UNSEEN.value).to_numpy()
+        found["fdr"] = benjamini_hochberg(np.where(unseen, np.nan, found["p_value"]))
         out += [
             pl.Series(f"{name}_{direction.value}", values).fill_nan(None)
             for name, values in found.items()

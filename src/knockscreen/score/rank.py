@@ -149,8 +149,9 @@ def rank_scores(
     coverage
         Share of resamples that an interval holds.
     still
-        The same with the predictions of genes never knocked down at rest: the intervals of all
-        others are of these. How far such a prediction may be off says little of a trained target.
+        The same with the predictions of genes never knocked down at rest, as they are or, in every
+        third resample, all alike: the intervals of all others are of these. How far each such
+        prediction may be off says little of a trained target, whether they hold at all does.
     """
     frames = []
     rows = _with_missing(rows)
@@ -212,7 +213,11 @@ def _resample_predicted(rows: pl.DataFrame, settings: RankConfig, seed: int) -> 
             resampled = resampled + resample_blocks(np.zeros(len(score)), parts, shares)
     rng = np.random.default_rng([seed, 2])
     shared = rows["shared_sd"].fill_null(0.0).to_numpy() * rng.standard_normal((len(resampled), 1))
-    return np.asarray(resampled + shared + noise * rng.standard_normal(resampled.shape))
+    resampled = resampled + shared + noise * rng.standard_normal(resampled.shape)
+    if "rest_at" in rows.columns:  # in every third resample
+        rest = rows["rest_at"].fill_null(float("nan")).to_numpy()
+        resampled[::3] = np.where(np.isnan(rest), resampled[::3], rest + shared[::3])
+    return np.asarray(resampled)
 
 
 def _resample_measured(rows: pl.DataFrame, settings: RankConfig, seed: int) -> Floats:
@@ -239,7 +244,10 @@ def rank_program(
                 resampled, still = resample(part, settings, seed), None
                 unseen = pl.col("evidence") == Evidence.PREDICTED_UNSEEN.value
                 if part.select(unseen.any() & ~unseen.all()).item():
-                    at_rest = part.with_columns(noise_sd=pl.when(~unseen).then("noise_sd"))
+                    at_rest = part.with_columns(
+                        noise_sd=pl.when(~unseen).then("noise_sd"),
+                        rest_at=pl.when(unseen).then(pl.col("score").filter(unseen).median()),
+                    )
                     still = resample(at_rest, settings, seed)
                 ranking_rows.append(rank_scores(part, resampled, settings.interval, still))
     empty = pl.DataFrame(schema=RANKINGS)

@@ -193,7 +193,7 @@ comment on column rankings.rank_high is 'upper (worse) end of the rank interval,
 comment on column rankings.score is 'weighted mean of delta (log1p CP10k) over the program genes, the target itself left out; positive = toward, in both directions';
 comment on column rankings.score_sd is 'standard deviation of the score: over draws, over training seeds, and the error that few training cells leave as decoys show it; for measured rows the standard error; NULL if it cannot be estimated';
 comment on column rankings.p_value is 'share of decoys (pseudo-targets of control cells) with a score as extreme in this direction, (b + 1) / (n_decoys + 1), after the shift that all targets share, as far as the error of the control explains it; NULL with fewer than 20 decoys';
-comment on column rankings.fdr is 'false discovery rate: Benjamini-Hochberg of p_value over the targets of one program, context, direction and evidence; NULL with fewer than 20 decoys';
+comment on column rankings.fdr is 'false discovery rate: Benjamini-Hochberg of p_value over the trained targets of one program, context and direction; NULL with fewer than 20 decoys, and for genes never knocked down, whose p_value says that features single them out and not that the prediction is right';
 comment on column rankings.evidence is 'predicted_seen, predicted_unseen or measured';
 comment on column rankings.control_status is 'what the positive controls say about the program: not_tested if there are none';
 comment on column rankings.n_genes is 'program genes that carry the score';
