@@ -9,6 +9,8 @@ import argparse
 import json
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -100,14 +102,44 @@ def write_ranks(folder: Path, target: pl.DataFrame, contexts: list[str], program
     ).write_parquet(folder / "rankings.parquet")
 
 
-def milliseconds(question: Callable[[], object], rounds: int) -> tuple[float, float]:
-    """Return the first and the median latency of a question."""
-    times = []
+def signature(genes: int, n: int) -> pl.DataFrame:
+    """Return a random signature of n of the genes."""
+    rng = np.random.default_rng(0)
+    chosen = rng.choice(genes, min(n, genes), replace=False)
+    return pl.DataFrame(
+        {"gene": [f"GENE{i}" for i in chosen], "weight": rng.normal(size=len(chosen))}
+    )
+
+
+def command(words: list[str]) -> None:
+    """Run the command line in a process of its own."""
+    code = "from knockscreen.cli import main; main()"
+    subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True)
+
+
+def milliseconds(question: Callable[[], object], rounds: int) -> tuple[float, float, float]:
+    """Return first and median latency of a question, and the median CPU time of its threads."""
+    times, work = [], []
     for _ in range(rounds):
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         question()
         times.append(1e3 * (time.perf_counter() - start))
-    return times[0], statistics.median(times)
+        work.append(1e3 * (time.process_time() - cpu))
+    return times[0], statistics.median(times), statistics.median(work)
+
+
+def build_database(run: Path, options: argparse.Namespace) -> None:
+    """Build the database and print how long it took, and the peak memory."""
+    rows = options.targets * options.genes * options.contexts
+    start = time.perf_counter()
+    settings = json.dumps({"run": "bench", "seed": 0})
+    resources = Resources(memory=options.memory)
+    build(run, run / "programs.tsv", run / "screen.duckdb", settings, resources=resources)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"effects            {rows:,}")
+    print(f"build              {seconds:.1f} s ({rows / seconds / 1e6:.2f} M effects/s)")
+    print(f"peak memory so far {peak:.2f} GiB")
 
 
 def main() -> None:
@@ -119,40 +151,35 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", default="2GB")
     parser.add_argument("--folder", type=Path, help="where to work; else a temporary folder")
+    parser.add_argument("--keep", type=Path, help="folder of a run to make, or to use again")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        run = make_run(
-            Path(folder) / "bench",
-            options.targets,
-            options.genes,
-            options.contexts,
-            options.programs,
-        )
-        rows = options.targets * options.genes * options.contexts
-        start = time.perf_counter()
-        settings = json.dumps({"run": "bench", "seed": 0})
-        path = build(
-            run, run / "programs.tsv", run / "screen.duckdb", settings,
-            resources=Resources(memory=options.memory),
-        )  # fmt: skip
-        seconds = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"effects            {rows:,}")
-        print(f"build              {seconds:.1f} s ({rows / seconds / 1e6:.2f} M effects/s)")
-        print(f"peak memory so far {peak:.2f} GiB")
-        print(f"size               {path.stat().st_size / 1e9:.3f} GB")
+        run = options.keep or Path(folder) / "bench"
+        if not (run / "programs.tsv").exists():
+            size = (options.targets, options.genes, options.contexts, options.programs)
+            make_run(run, *size)
+        path = run / "screen.duckdb"
+        if not path.exists():
+            build_database(run, options)
+        print(f"size               {path.stat().st_size / 1e9:.3f} GB", flush=True)
         with Screen(path) as screen:
-            gene, context = f"GENE{options.targets // 2}", "time=T0"
+            gene, context = f"GENE{min(options.targets, options.genes) // 2}", "time=T0"
             questions: dict[str, Callable[[], object]] = {
                 "top": lambda: screen.top("P1", context),
                 "show": lambda: screen.show(gene, context),
                 "movers": lambda: screen.movers(gene, context),
                 "compare": lambda: screen.compare("P1", "P2", context),
                 "explain": lambda: screen.explain(gene, "P1", context),
+                "reverse, 200 genes": lambda: screen.reverse(signature(options.genes, 200)),
+                "reverse, panel": lambda: screen.reverse(signature(options.genes, options.genes)),
             }
             for name, question in questions.items():
-                first, median = milliseconds(question, options.rounds)
-                print(f"{name:<18} {median:.0f} ms (first {first:.0f} ms)")
+                first, median, cpu = milliseconds(question, options.rounds)
+                took = f"{median:.0f} ms (first {first:.0f} ms), CPU {cpu:.0f} ms"
+                print(f"{name:<18} {took}", flush=True)
+        words = ["top", "--program", "P1", "--context", context, "--db", str(path)]
+        first, median, _ = milliseconds(lambda: command(words), options.rounds)
+        print(f"{'command top':<18} {median:.0f} ms (first {first:.0f} ms), start included")
 
 
 if __name__ == "__main__":

@@ -94,9 +94,18 @@ def simulation_sources(wildcards):
     return {key: existing(path, f"simulate.{key}") for key, path in named.items()}
 
 
-def programs_file(wildcards):
-    """The table of gene programs."""
-    return existing(config["programs"]["file"], "programs.file")
+def program_files(wildcards):
+    """The table of gene programs, and further files of programs."""
+    extra = [source["file"] for source in config["programs"].get("extra", [])]
+    return [
+        existing(config["programs"]["file"], "programs.file"),
+        *[existing(path, "programs.extra") for path in extra],
+    ]
+
+
+def controls_file(wildcards):
+    """The table of positive controls."""
+    return existing(config["gate"]["controls"], "gate.controls")
 
 
 def vae_start(wildcards):
@@ -151,6 +160,11 @@ def replicate_scores(wildcards):
         for folder in replicate_folders(wildcards)
         for k in shards
     ]
+
+
+def replicate_flags(wildcards):
+    """Those folders as repeated options."""
+    return [f"--replicate-dir={folder}" for folder in replicate_folders(wildcards)]
 
 
 def final_outputs():

@@ -60,7 +60,7 @@ rule normalize:
         cells="results/{run}/qc/cells.parquet",
         genes="results/{run}/qc/genes.parquet",
         targets="results/{run}/qc/targets.parquet",
-        programs=programs_file,
+        programs=program_files,
     output:
         store="results/{run}/store/store.json",
         indptr="results/{run}/store/indptr.npy",

@@ -5,7 +5,7 @@ rule evaluate:
         candidates="results/{run}/screen/candidates.parquet",
         shards=all_shards("results/{run}/screen/shards/{shard}.npz"),
         matched="results/{run}/screen/matched.npz",
-        programs=programs_file,
+        programs=program_files,
     output:
         metrics="results/{run}/evaluate/metrics.parquet",
         summary="results/{run}/evaluate/summary.parquet",

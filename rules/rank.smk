@@ -1,11 +1,44 @@
-rule rank:
+rule gate:
     input:
         store="results/{run}/store/store.json",
         candidates="results/{run}/screen/candidates.parquet",
         predicted=all_shards("results/{run}/score/programs/{shard}.parquet"),
         replicates=replicate_scores,
         measured="results/{run}/measured/programs.parquet",
-        programs=programs_file,
+        controls=controls_file,
+    output:
+        controls="results/{run}/gate/controls.parquet",
+        gates="results/{run}/gate/gates.parquet",
+    log:
+        "results/{run}/logs/gate.log",
+    benchmark:
+        "results/{run}/benchmarks/gate.tsv"
+    conda:
+        "../envs/knockscreen.yaml"
+    resources:
+        mem_mb=2000,
+    params:
+        store=subpath(input.store, parent=True),
+        predicted="results/{run}/score/programs",
+        replicates=replicate_flags,
+        folder=subpath(output.gates, parent=True),
+        settings=settings("gate"),
+        code=code("gate"),
+    shell:
+        "knockscreen gate --programs-dir {params.predicted} {params.replicates:q} --measured {input.measured}"
+        " --candidates {input.candidates} --store {params.store} --output-dir {params.folder}"
+        " --settings {params.settings:q} 2> {log}"
+
+
+rule rank:
+    input:
+        gates="results/{run}/gate/gates.parquet",
+        store="results/{run}/store/store.json",
+        candidates="results/{run}/screen/candidates.parquet",
+        predicted=all_shards("results/{run}/score/programs/{shard}.parquet"),
+        replicates=replicate_scores,
+        measured="results/{run}/measured/programs.parquet",
+        programs=program_files,
     output:
         scores="results/{run}/rank/program_scores.parquet",
         rankings="results/{run}/rank/rankings.parquet",
@@ -20,16 +53,14 @@ rule rank:
     params:
         store=subpath(input.store, parent=True),
         predicted="results/{run}/score/programs",
-        replicates=lambda wildcards: [
-            f"--replicate-dir={folder}" for folder in replicate_folders(wildcards)
-        ],
+        replicates=replicate_flags,
         folder=subpath(output.rankings, parent=True),
         settings=settings("rank"),
         code=code("rank"),
     shell:
         "knockscreen rank --programs-dir {params.predicted} {params.replicates:q} --measured {input.measured}"
         " --candidates {input.candidates} --store {params.store} --output-dir {params.folder}"
-        " --settings {params.settings:q} 2> {log}"
+        " --gates {input.gates} --settings {params.settings:q} 2> {log}"
 
 
 rule build_db:
@@ -48,9 +79,11 @@ rule build_db:
         ceiling="results/{run}/measured/ceiling.parquet",
         scores="results/{run}/rank/program_scores.parquet",
         rankings="results/{run}/rank/rankings.parquet",
+        gates="results/{run}/gate/gates.parquet",
+        controls="results/{run}/gate/controls.parquet",
         metrics="results/{run}/evaluate/metrics.parquet",
         summary="results/{run}/evaluate/summary.parquet",
-        programs=programs_file,
+        programs=program_files,
     output:
         database="results/{run}/screen.duckdb",
     log:
@@ -66,5 +99,5 @@ rule build_db:
         settings=settings("build_db"),
         code=code("build_db"),
     shell:
-        "knockscreen build-db --results-dir {params.folder} --programs {input.programs}"
+        "knockscreen build-db --results-dir {params.folder} --programs {input.programs[0]}"
         " --output {output.database} --settings {params.settings:q} 2> {log}"

@@ -4,7 +4,7 @@ rule score:
         candidates="results/{run}/screen/candidates.parquet",
         control="results/{run}/{model}screen/control.npz",
         shard="results/{run}/{model}screen/shards/{shard}.npz",
-        programs=programs_file,
+        programs=program_files,
     output:
         effects="results/{run}/{model}score/effects/{shard}.parquet",
         programs="results/{run}/{model}score/programs/{shard}.parquet",
@@ -29,7 +29,7 @@ rule score:
 rule measure:
     input:
         store="results/{run}/store/store.json",
-        programs=programs_file,
+        programs=program_files,
     output:
         effects="results/{run}/measured/effects.parquet",
         programs="results/{run}/measured/programs.parquet",

@@ -21,6 +21,7 @@ MODULES = (
     "cli_sweep",
     "cli_store",
     "cli_query",
+    "cli_signature",
     "cli_plot",
 )
 

@@ -61,9 +61,9 @@ def normalize(
     from knockscreen.config import read_stage
     from knockscreen.data.counts import find_inputs
     from knockscreen.data.normalize import NormalizeStage, run_normalize
-    from knockscreen.score.programs import read_programs
+    from knockscreen.score.program_files import all_programs
 
     stage = read_stage(NormalizeStage, settings)
     paths = find_inputs(input or [Path(f) for f in stage.data.files])
-    run_normalize(paths, qc_dir, stage, output_dir, programs=read_programs(stage.programs.file))
+    run_normalize(paths, qc_dir, stage, output_dir, programs=all_programs(stage.programs))
     typer.echo(f"training store: {output_dir}", err=True)

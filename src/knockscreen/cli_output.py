@@ -30,6 +30,11 @@ DIFFERENCE = (
     "difference: model minus baseline, with its 95 % bootstrap interval over targets; best is the"
     " value of a perfect prediction. ceiling: one half of the held-out cells predicting the other."
 )
+CONTROLS = (
+    "controls: knock-downs with a published effect on the program. AUROC: share of the other"
+    " knock-downs that they beat in their direction, 0.5 by chance; p: over random sets of"
+    " knock-downs. exploratory: they do not come out, do not rely on the ranking."
+)
 DELTA = "delta: change of the gene in log1p CP10k, knock-down minus control; * the target itself."
 
 
@@ -74,6 +79,29 @@ def interval(value: str, low: str, high: str) -> Callable[[Row], str]:
         return f"{number(row[value])} ({number(row[low])}-{number(row[high])})"
 
     return formatted
+
+
+def with_chance(value: str, chance: str) -> Callable[[Row], str]:
+    """Return the formatter of a number with what it is by chance."""
+
+    def formatted(row: Row) -> str:
+        if row[value] is None or row[chance] is None:
+            return number(row[value])
+        return f"{number(row[value])} ({row[chance]:.2g})"
+
+    return formatted
+
+
+def control_notes(frame: "pl.DataFrame") -> list[str]:
+    """Return a line per context and evidence whose ranking the controls do not support."""
+    rows = frame.select("context", "evidence", "control_status", "control_reason").unique(
+        maintain_order=True
+    )
+    return [
+        f"{status} in {context} ({evidence}): {reason or 'the gate was not run'}."
+        for context, evidence, status, reason in rows.iter_rows()
+        if status != "passed"
+    ]
 
 
 def emit(

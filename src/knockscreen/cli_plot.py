@@ -170,7 +170,7 @@ def _volcano(run: "RunTables", wish: Wish) -> "Figure":
 
     from knockscreen.artifacts import read_json
     from knockscreen.figures.effects import volcano
-    from knockscreen.score.programs import read_programs
+    from knockscreen.score.program_files import all_programs
 
     context = run.choose_context(wish.program, wish.context)
     target_id, target = _knockdown(run, wish, context)
@@ -185,7 +185,7 @@ def _volcano(run: "RunTables", wish: Wish) -> "Figure":
         pl.coalesce("gene", "gene_id").alias("gene")
     )
     table = table.join(_measured_effects(run, one), on="gene_id", how="left").sort("gene_id")
-    programs = read_programs(wish.settings.programs.file)
+    programs = all_programs(wish.settings.programs)
     weights = programs.filter(pl.col("program") == wish.program).select("gene", "weight")
     return volcano(
         table, target_gene=target, program=dict(weights.iter_rows()), program_name=wish.program,

@@ -33,26 +33,26 @@ RUN_COLUMNS = (
     "run", "created", "simulated", "n_cells", "n_genes", "n_targets", "n_contexts", "draws", "seed",
     "knockscreen_version",
 )  # fmt: skip
-UNCALIBRATED = (
-    "fdr and the positive controls are not computed in this database: the order is a prediction,"
-    " not a test."
-)
+UNCALIBRATED = "fdr is not computed in this database: the order is a prediction, not a test."
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this module to the command line."""
-    for verb in (top, show, movers, compare, explain, runs, programs, contexts, metrics, sql):
+    verbs = (top, show, movers, compare, explain, controls, runs, programs, contexts, metrics, sql)
+    for verb in verbs:
         app.command(verb.__name__)(verb)
 
 
-def _open(db: Path | None, run: str | None) -> "Screen":
+def open_screen(db: Path | None, run: str | None) -> "Screen":
+    """Open the database that the options name, or that of the only run."""
     from knockscreen.store.connection import find_database
     from knockscreen.store.screen import Screen
 
     return Screen(find_database(db, run))
 
 
-def _emit(screen: "Screen", format: Format, frame: Any, draw: Any, notes: Sequence[str]) -> None:
+def emit(screen: "Screen", format: Format, frame: Any, draw: Any, notes: Sequence[str]) -> None:
+    """Print an answer, and whether the run is simulated."""
     simulated = bool(screen.run["simulated"])
     out.emit(frame, format, draw, simulated=simulated, notes=notes)
 
@@ -81,15 +81,18 @@ def top(
         ("fdr", text("fdr")),
         ("evidence", text("evidence")),
         ("controls", text("control_status")),
-        ("genes", text("n_genes")),
+        ("cells", text("n_cells")),
+        ("carried by", text("top_genes")),
+        ("caveat", text("caveat")),
     ]
-    with closing(_open(db, run)) as screen:
+    with closing(open_screen(db, run)) as screen:
         frame = screen.top(program, context, direction=direction, n=n, evidence=evidence)
         notes = [out.SCORE, out.EVIDENCE]
         if frame["fdr"].is_null().all():
             notes.append(UNCALIBRATED)
+        notes += out.control_notes(frame)
         title = f"{frame['program'][0]}, {direction}"
-        _emit(screen, format, frame, lambda: out.by_context(title, columns, frame), notes)
+        emit(screen, format, frame, lambda: out.by_context(title, columns, frame), notes)
 
 
 def show(
@@ -111,6 +114,7 @@ def show(
         ("cells", text("n_cells")),
         ("genes", text("n_genes")),
         ("evidence", text("evidence")),
+        ("controls", text("control_status")),
     ]
     genes_columns = [
         ("gene", _gene),
@@ -120,7 +124,7 @@ def show(
         ("measured log2 fc", text("measured_log2_fold_change")),
         ("evidence", text("evidence")),
     ]
-    with closing(_open(db, run)) as screen:
+    with closing(open_screen(db, run)) as screen:
         frame = screen.show(target, context, n=n)
         name = frame["target_gene"][0]
 
@@ -132,7 +136,7 @@ def show(
 
         notes = [out.SCORE, out.DELTA, out.EVIDENCE]
         notes += [f"caveat: {caveat}" for caveat in screen.caveats(target)]
-        _emit(screen, format, frame, draw, notes)
+        emit(screen, format, frame, draw, notes)
 
 
 def _gene(row: out.Row) -> str:
@@ -158,11 +162,11 @@ def movers(
         ("measured delta", spread("measured_delta", "measured_standard_error")),
         ("evidence", text("evidence")),
     ]
-    with closing(_open(db, run)) as screen:
+    with closing(open_screen(db, run)) as screen:
         frame = screen.movers(gene, context, direction=direction, n=n)
         title = f"knock-downs that move {frame['gene'][0] if frame.height else gene}"
         draw = lambda: out.by_context(title, columns, frame)  # noqa: E731
-        _emit(screen, format, frame, draw, [out.DELTA, out.EVIDENCE])
+        emit(screen, format, frame, draw, [out.DELTA, out.EVIDENCE])
 
 
 def compare(
@@ -175,7 +179,7 @@ def compare(
     run: RunOption = None,
 ) -> None:
     """Show the knock-downs that separate two programs."""
-    with closing(_open(db, run)) as screen:
+    with closing(open_screen(db, run)) as screen:
         frame = screen.compare(program_a, program_b, context, n=n)
         a, b = (frame[name][0] if frame.height else "" for name in ("program_a", "program_b"))
         columns = [
@@ -185,9 +189,11 @@ def compare(
             (a, spread("score_a", "score_sd_a")),
             (b, spread("score_b", "score_sd_b")),
             ("evidence", text("evidence")),
+            (f"controls {a}", text("control_status_a")),
+            (f"controls {b}", text("control_status_b")),
         ]
         draw = lambda: out.by_context(f"{a} against {b}", columns, frame)  # noqa: E731
-        _emit(screen, format, frame, draw, [out.SCORE, out.EVIDENCE])
+        emit(screen, format, frame, draw, [out.SCORE, out.EVIDENCE])
 
 
 def explain(
@@ -208,7 +214,7 @@ def explain(
         ("measured contribution", text("measured_contribution")),
         ("on panel", text("in_panel")),
     ]
-    with closing(_open(db, run)) as screen:
+    with closing(open_screen(db, run)) as screen:
         frame = screen.explain(target, program, context)
         title = f"{frame['target_gene'][0]} on {frame['program'][0]}"
         sums = _sums(frame)
@@ -217,8 +223,15 @@ def explain(
             " the sum of the contributions."
             for name, score, measured in sums
         ]
+        notes += [f"positive controls in {c}: {s}." for c, s in _statuses(frame)]
         notes += [out.DELTA, "Genes off the panel and the target itself (*) carry nothing."]
-        _emit(screen, format, frame, lambda: out.by_context(title, columns, frame), notes)
+        emit(screen, format, frame, lambda: out.by_context(title, columns, frame), notes)
+
+
+def _statuses(frame: "pl.DataFrame") -> list[tuple[str, str]]:
+    """Return context and control status of the program, in order."""
+    rows = frame.select("context", "control_status").unique(maintain_order=True).rows()
+    return [(str(context), str(status)) for context, status in rows]
 
 
 def _sums(frame: "pl.DataFrame") -> list[tuple[str, float | None, float | None]]:
@@ -260,12 +273,40 @@ def programs(format: FormatOption = "table", db: DbOption = None, run: RunOption
         ("on panel", text("n_panel_genes")),
         ("status", text("status")),
         ("controls", text("control_status")),
+        ("why", text("control_reason")),
         ("description", text("description")),
     ]
-    with closing(_open(db, run)) as screen:
+    with closing(open_screen(db, run)) as screen:
         frame = screen.programs()
         rows = frame.iter_rows(named=True)
-        _emit(screen, format, frame, lambda: out.table("programs", columns, rows), [])
+        emit(screen, format, frame, lambda: out.table("programs", columns, rows), [])
+
+
+def controls(
+    program: Annotated[str | None, typer.Option(help=f"One program; {PROGRAM_NAMES}")] = None,
+    context: ContextOption = None,
+    format: FormatOption = "table",
+    db: DbOption = None,
+    run: RunOption = None,
+) -> None:
+    """Show what the positive controls say of each program: is its ranking to be believed?"""
+    columns = [
+        ("program", text("program")),
+        ("evidence", text("evidence")),
+        ("controls", text("control_status")),
+        ("n", text("n_controls")),
+        ("of", text("n_others")),
+        ("AUROC", text("auroc")),
+        ("AUPRC (chance)", out.with_chance("auprc", "auprc_chance")),
+        ("sign", text("sign_share")),
+        ("p", text("permutation_p")),
+        ("why not", text("control_reason")),
+        ("controls, share of others beaten", text("controls")),
+    ]
+    with closing(open_screen(db, run)) as screen:
+        frame = screen.controls(program, context)
+        draw = lambda: out.by_context("positive controls", columns, frame)  # noqa: E731
+        emit(screen, format, frame, draw, [out.CONTROLS])
 
 
 def contexts(format: FormatOption = "table", db: DbOption = None, run: RunOption = None) -> None:
@@ -276,10 +317,10 @@ def contexts(format: FormatOption = "table", db: DbOption = None, run: RunOption
         ("cells", text("n_cells")),
         ("control cells", text("n_control_cells")),
     ]
-    with closing(_open(db, run)) as screen:
+    with closing(open_screen(db, run)) as screen:
         frame = screen.contexts()
         rows = frame.iter_rows(named=True)
-        _emit(screen, format, frame, lambda: out.table("contexts", columns, rows), [])
+        emit(screen, format, frame, lambda: out.table("contexts", columns, rows), [])
 
 
 def metrics(
@@ -305,7 +346,7 @@ def metrics(
         ("n", text("n")),
         ("verdict", text("verdict")),
     ]
-    with closing(_open(db, run)) as screen:
+    with closing(open_screen(db, run)) as screen:
         frame = screen.metrics(context, split=split, metric=metric)
 
         def draw() -> None:
@@ -314,7 +355,7 @@ def metrics(
                 title = f"{name}, {of['context'][0]}"
                 out.table(title, columns, of.iter_rows(named=True))
 
-        _emit(screen, format, frame, draw, [out.DIFFERENCE])
+        emit(screen, format, frame, draw, [out.DIFFERENCE])
 
 
 def sql(
@@ -324,8 +365,8 @@ def sql(
     run: RunOption = None,
 ) -> None:
     """Ask in SQL, read-only; docs/database.md describes the tables."""
-    with closing(_open(db, run)) as screen:
+    with closing(open_screen(db, run)) as screen:
         frame = screen.sql(query)
         columns = [(name, text(name)) for name in frame.columns]
         rows = frame.iter_rows(named=True)
-        _emit(screen, format, frame, lambda: out.table("", columns, rows), [])
+        emit(screen, format, frame, lambda: out.table("", columns, rows), [])

@@ -94,6 +94,9 @@ def rank(
         list[Path] | None,
         typer.Option(help="Folder of the program scores of a further model; repeatable."),
     ] = None,
+    gates: Annotated[
+        Path | None, typer.Option(help="What the positive controls say; none: nothing tested.")
+    ] = None,
 ) -> None:
     """Rank knock-downs per program, context and direction, from the scores of all shards.
 
@@ -102,11 +105,13 @@ def rank(
     from knockscreen.artifacts import write_manifest
     from knockscreen.config import read_stage
     from knockscreen.score import rank as ranking
+    from knockscreen.score.candidates import read_table
     from knockscreen.score.score_files import find_scores
 
     config = read_stage(ranking.RankStage, settings)
     scores = find_scores(programs_dir, measured, candidates, store, replicate_dir or ())
-    for output in ranking.write_rankings(scores, output_dir, config.rank, config.seed):
+    labels = read_table(gates, "gate") if gates else None
+    for output in ranking.write_rankings(scores, output_dir, config.rank, config.seed, labels):
         write_manifest(
             output,
             stage="rank",
@@ -114,7 +119,7 @@ def rank(
                 *scores.shards,
                 *(path for shards in scores.replicates for path in shards),
                 candidates,
-                *([measured] if measured else []),
+                *[path for path in (measured, gates) if path],
             ],
             settings=config.model_dump(mode="json"),
             seed=config.seed,
@@ -122,7 +127,45 @@ def rank(
     log.info("ranked %d candidates: %s", len(scores.candidates), output_dir / "rankings.parquet")
 
 
+def gate(
+    programs_dir: Annotated[Path, typer.Option(help="Folder of the shards' program scores.")],
+    candidates: Annotated[Path, typer.Option(help="Candidate table (.parquet).")],
+    store: StoreDir,
+    output_dir: Annotated[Path, typer.Option(help="Folder for controls and gates.")],
+    settings: Settings,
+    measured: Annotated[
+        Path | None, typer.Option(help="Measured program scores; none: predicted only.")
+    ] = None,
+    replicate_dir: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of the program scores of a further model; repeatable."),
+    ] = None,
+) -> None:
+    """Ask the positive controls whether a program's ranking is to be believed."""
+    from knockscreen.artifacts import write_manifest
+    from knockscreen.config import read_stage
+    from knockscreen.score import gate as gating
+    from knockscreen.score.rank import all_scores
+    from knockscreen.score.score_files import find_scores
+    from knockscreen.score.verdicts import overall
+
+    config = read_stage(gating.GateStage, settings).gate
+    controls = gating.read_controls(config.controls)
+    scores = find_scores(programs_dir, measured, candidates, store, replicate_dir or ())
+    paths = [output_dir / name for name in ("controls.parquet", "gates.parquet")]
+    gates = gating.write_gates(all_scores(scores), controls, config, paths)
+    for output in paths:
+        write_manifest(
+            output,
+            stage="gate",
+            inputs=[*scores.shards, candidates, Path(config.controls)],
+            settings=config.model_dump(mode="json"),
+        )
+    for program, status, reason in overall(gates).iter_rows():
+        log.info("%s: %s (%s)", program, status, reason)
+
+
 def register(app: typer.Typer) -> None:
     """Add the verbs of this module to the command line."""
-    for verb in (score, measure, rank):
+    for verb in (score, measure, gate, rank):
         app.command()(verb)

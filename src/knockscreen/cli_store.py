@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 def register(app: typer.Typer) -> None:
     """Add the verb of this module to the command line."""
     app.command("build-db")(build_db)
+    app.command("export")(export)
 
 
 def build_db(
@@ -38,6 +39,27 @@ def build_db(
             progress=progress,
         )
     logger.info("database: %s (%.1f MB)", output, output.stat().st_size / 1e6)
+
+
+def export(
+    output_dir: Annotated[Path, typer.Option(help="Folder for the Parquet files.")],
+    table: Annotated[
+        list[str] | None,
+        typer.Option(help="Table or view, repeatable; none: all but the effects gene by gene."),
+    ] = None,
+    db: Annotated[Path | None, typer.Option(help="Database, or a run's folder.")] = None,
+    run: Annotated[str | None, typer.Option(help="Name of the run under results/.")] = None,
+) -> None:
+    """Write tables and views of a database as Parquet files."""
+    from contextlib import closing
+
+    from knockscreen.store import export as exporting
+    from knockscreen.store.connection import find_database
+    from knockscreen.store.screen import Screen
+
+    with closing(Screen(find_database(db, run))) as screen:
+        for path in exporting.export(screen.connection, screen.path, output_dir, table or ()):
+            logger.info("%s (%.1f MB)", path, path.stat().st_size / 1e6)
 
 
 @contextmanager

@@ -6,14 +6,18 @@ import sys
 from io import StringIO
 from pathlib import Path
 
+import jsonschema
 import polars as pl
 import pytest
 from typer.testing import CliRunner, Result
 
 from fixtures.tiny_run import SETTINGS, make_tiny_run
 from knockscreen.cli import app
-from knockscreen.errors import DatabaseError
+from knockscreen.errors import DatabaseError, UnknownNameError
 from knockscreen.store import frames
+from knockscreen.store.screen import Screen
+
+ROOT = Path(__file__).parents[2]
 
 VERBS = {
     "top": (["top", "--program", "Treg"], frames.TOP),
@@ -21,6 +25,8 @@ VERBS = {
     "movers": (["movers", "IL17A"], frames.MOVERS),
     "compare": (["compare", "Treg", "Th17"], frames.COMPARE),
     "explain": (["explain", "RORC", "Treg"], frames.EXPLAIN),
+    "controls": (["controls"], frames.CONTROLS),
+    "reverse": (["reverse", "signature.csv"], frames.REVERSE),
     "runs": (["runs"], frames.RUNS),
     "programs": (["programs"], frames.PROGRAMS),
     "contexts": (["contexts"], frames.CONTEXTS),
@@ -40,6 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
          "--output", str(run / "screen.duckdb"), "--settings", SETTINGS],
     )  # fmt: skip
     assert done.exit_code == 0, done.output
+    (work / "signature.csv").write_text("gene,weight\nIL2RA,1\nIL17A,-1\nNOSUCHGENE,1\n")
     return work
 
 
@@ -63,6 +70,41 @@ def test_json_is_a_list_of_rows_with_the_columns_of_the_database(verb: str) -> N
     assert rows
     if schema is not None:
         assert all(list(row) == list(schema) for row in rows)
+
+
+@pytest.mark.usefixtures("work")
+@pytest.mark.parametrize("verb", frames.ANSWERS)
+def test_json_keeps_the_schema_that_is_published(verb: str) -> None:
+    """A column that changes its name or type breaks other people's scripts: see the schema file."""
+    published = json.loads((ROOT / "workflow/schemas/answers.schema.json").read_text())
+    rows = json.loads(ask(*VERBS[verb][0], "--format", "json").stdout)
+    jsonschema.validate(rows, published["$defs"][verb])
+    with pytest.raises(jsonschema.ValidationError, match="'more' was unexpected"):
+        jsonschema.validate([rows[0] | {"more": 1}], published["$defs"][verb])
+
+
+def test_the_published_schema_is_the_one_of_the_code() -> None:
+    published = (ROOT / "workflow/schemas/answers.schema.json").read_text()
+    assert published == frames.json_schema(), (
+        "python -m knockscreen.store.frames > workflow/schemas/answers.schema.json"
+    )
+
+
+@pytest.mark.usefixtures("work")
+def test_export_writes_tables_that_read_back_as_they_were(tmp_path: Path) -> None:
+    ask("export", "--output-dir", str(tmp_path))
+    names = {path.stem for path in tmp_path.glob("*.parquet")}
+    assert names >= {"rankings", "ranking_cards", "programs", "contexts", "gates", "targets"}
+    assert not names & {"effects", "movers", "effects_by_target", "effects_by_gene"}
+    with Screen(Path("results/tiny")) as screen:
+        rankings = screen.sql("select * from rankings")
+        ask("export", "--output-dir", str(tmp_path), "--table", "effects")
+        effects = screen.sql("select * from effects")
+    assert pl.read_parquet(tmp_path / "rankings.parquet").equals(rankings)
+    assert pl.read_parquet(tmp_path / "effects.parquet").equals(effects)
+    assert (tmp_path / "effects.parquet.manifest.json").is_file()
+    with pytest.raises(UnknownNameError, match="unknown table 'ranking'; nearest: rankings"):
+        ask("export", "--output-dir", str(tmp_path), "--table", "ranking")
 
 
 @pytest.mark.usefixtures("work")
@@ -93,8 +135,8 @@ def test_missing_values_are_null_in_json_and_a_dash_in_the_table() -> None:
     line = next(
         line for line in ask("top", "--program", "Treg").stdout.splitlines() if "STAT3" in line
     )
-    cells = "2 (1-3) STAT3 0.075 ± 0.02 - - predicted_unseen not_tested 3"
-    assert line.split() == cells.split()
+    cells = "2 (1-3) STAT3 0.075 ± 0.02 - - predicted_unseen not_tested - IL17A, IL2RA, FOXP3"
+    assert line.split()[:14] == cells.split()
 
 
 @pytest.mark.usefixtures("work")
@@ -102,7 +144,23 @@ def test_a_table_says_what_a_score_is_and_that_nothing_was_tested() -> None:
     text = ask("top", "--program", "Treg").stdout
     assert "log1p CP10k, knock-down minus control" in text
     assert "predicted_unseen: it was not" in text
-    assert "not computed in this database" in text
+    assert "fdr is not computed in this database" in text
+    assert "exploratory in time=Rest (predicted_seen): AUROC 0.50 < 0.7." in text
+
+
+@pytest.mark.usefixtures("work")
+@pytest.mark.parametrize("verb", ["top", "show", "compare", "explain", "programs", "controls"])
+def test_a_program_that_fails_its_controls_is_exploratory_in_every_output(verb: str) -> None:
+    arguments = {"explain": ["explain", "FOXP3", "Treg"]}.get(verb, VERBS[verb][0])
+    assert "exploratory" in ask(*arguments).stdout
+    assert "exploratory" in ask(*arguments, "--format", "json").stdout
+
+
+@pytest.mark.usefixtures("work")
+def test_reverse_names_the_genes_that_the_panel_lacks() -> None:
+    text = ask("reverse", "signature.csv", "--context", "time=Rest").stdout
+    assert "knock-downs that undo signature.csv, time=Rest" in text
+    assert "1 of 3 genes are not on the panel: NOSUCHGENE" in text
 
 
 @pytest.mark.usefixtures("work")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import polars as pl
 import pytest
 
@@ -102,6 +103,76 @@ def test_run_row_says_what_was_built_and_from_what(database: Path) -> None:
     assert ask(database, query) == [("tiny", 7, True, 40, 5, 3, 4, 16)]
     assert ask(database, "select store_digest, config from runs") == [("abcd", SETTINGS)]
     assert ask(database, "select artifact, stage from artifacts") == [("store", "normalize")]
+
+
+def test_guides_say_whether_the_knockdown_worked(database: Path) -> None:
+    query = (
+        "select target_gene, n_guides, n_guides_kept, knockdown_status,"
+        " on_target_log2_fold_change from targets where target_gene <> 'GAPDH' order by target_gene"
+    )
+    assert ask(database, query) == [
+        ("FOXP3", 3, 2, "confirmed", pytest.approx((-2.0 * 6 - 1.0 * 2) / 8)),
+        ("IL2RA", 1, 0, "inactive", None),
+        ("RORC", 1, 1, "not_measurable", None),
+        ("STAT3", None, None, None, None),
+        ("TBX21", None, None, None, None),
+    ]
+
+
+def test_effect_sizes_leave_out_the_target_itself(database: Path) -> None:
+    query = (
+        "select is_measured, effect_size, n_up, n_down, e.on_target_log2_fold_change"
+        " from effect_sizes e join targets t using (target_key) join contexts c using (context_key)"
+        " where t.target_gene = 'RORC' and context = 'time=Stim8hr' order by is_measured"
+    )
+    predicted, measured = ask(database, query)
+    size = 1.5 * (0.1**2 + 0.2**2 + 0.8**2) ** 0.5
+    own = -1.2 * 1.5 / np.log(2)
+    assert predicted == (False, pytest.approx(size), 0, 1, pytest.approx(own, rel=1e-6))
+    assert measured[:4] == (True, pytest.approx(0.9 * size), None, None), "no fdr, so not counted"
+
+
+def test_a_program_says_why_its_controls_fail_or_were_not_tested(database: Path) -> None:
+    query = "select program, control_status, control_reason from programs order by program"
+    assert ask(database, query) == [
+        ("House", "not_tested", "not ranked"),
+        ("Th17", "not_tested", "no controls for this program"),
+        ("Treg", "exploratory", "passes in 0 of the 2 contexts tested (AUROC 0.50 < 0.7)"),
+    ]
+
+
+def test_without_a_gate_nothing_is_tested_and_that_is_said(run: Path) -> None:
+    for name in ("gates", "controls"):
+        (run / f"gate/{name}.parquet").unlink()
+    query = "select distinct control_status, control_reason from programs where status = 'ranked'"
+    assert ask(built(run), query) == [("not_tested", "the gate was not run")]
+
+
+def test_every_gene_says_whether_it_was_screened(database: Path) -> None:
+    found = dict(ask(database, "select gene, status from gene_status"))
+    assert found == {
+        "IL2RA": "filtered", "FOXP3": "screened", "RORC": "screened", "IL17A": "not_in_library",
+        "STAT3": "screened", "GAPDH": "not_expressed",
+    }  # fmt: skip
+
+
+def test_the_card_of_a_ranking_says_what_speaks_against_it(database: Path) -> None:
+    query = (
+        "select target_gene, caveat from ranking_cards where program = 'Treg'"
+        " and direction = 'toward' and context = 'time=Rest' and evidence <> 'measured'"
+        " order by target_gene"
+    )
+    assert dict(ask(database, query)) == {
+        "FOXP3": "the positive controls of the program fail; few cells (3)",
+        "RORC": "the positive controls of the program fail;"
+        " the knock-down itself could not be measured; few cells (3)",
+        "STAT3": "never knocked down in training; no positive controls tested",
+    }
+
+
+def test_predicted_and_measured_stand_side_by_side(database: Path) -> None:
+    query = "select count(*), count(*) filter (same_sign) from predicted_and_measured"
+    assert ask(database, query) == [(2 * 2 * 6, 2 * 2 * 6)]
 
 
 def test_manifest_names_the_inputs(database: Path) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from fixtures.shards import GENE_IDS, GENES
 from knockscreen.errors import DataError, UnknownNameError
-from knockscreen.score.programs import program_matrix, read_programs
+from knockscreen.score.program_files import read_programs
+from knockscreen.score.programs import program_matrix
 
 HEADER = "program\tgene\tweight\tsource\tdescription\n"
 

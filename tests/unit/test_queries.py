@@ -260,7 +260,7 @@ def test_another_schema_version_is_refused(tmp_path: Path, database: Path) -> No
     (tmp_path / "screen.duckdb").write_bytes(database.read_bytes())
     with duckdb.connect(tmp_path / "screen.duckdb") as connection:
         connection.execute("update runs set schema_version = 99")
-    with pytest.raises(DatabaseError, match="schema version 99, this knockscreen reads 2"):
+    with pytest.raises(DatabaseError, match="schema version 99, this knockscreen reads 3"):
         Screen(tmp_path)
 
 
@@ -316,3 +316,19 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 def test_the_package_says_what_it_does_not_have() -> None:
     with pytest.raises(AttributeError, match="no attribute 'opne'"):
         knockscreen.opne  # noqa: B018
+
+
+def test_an_expressed_gene_off_the_panel_is_not_said_to_have_lost_its_cells(tmp_path: Path) -> None:
+    """GAPDH as an expressed gene that was never knocked down, and that the panel left out."""
+    make_tiny_run(tmp_path)
+    path = tmp_path / "screen/candidates.parquet"
+    table = pl.read_parquet(path)
+    gapdh = pl.col("target_gene") == "GAPDH"
+    filtered = pl.when(gapdh).then(pl.lit("filtered")).otherwise("status")
+    table.with_columns(status=filtered).write_parquet(path)
+    database = build(tmp_path, tmp_path / "programs.tsv", tmp_path / "screen.duckdb", SETTINGS)
+    with Screen(database) as screen:
+        with pytest.raises(DatabaseError, match=r"filtered \(it was not knocked down, and the pan"):
+            screen.show("GAPDH")
+        with pytest.raises(DatabaseError, match=r"filtered \(QC kept no cells of it\); few_cells"):
+            screen.show("IL2RA")

@@ -228,7 +228,7 @@ def test_the_figure_says_what_was_chosen_and_by_whom_and_leaves_no_panel_unexpla
     missing = panels["energy distance"].texts
     assert any("No value without guidance" in text.get_text() for text in missing)
     bars = [list(line.get_ydata()) for line in panels["pearson delta"].get_lines()]
-    assert pytest.approx([0.55, 0.65]) in bars, "the interval of the difference, about the value without guidance"
+    assert pytest.approx([0.55, 0.65]) in bars, "of the difference, about the unguided value"
 
 
 def test_the_figure_of_a_sweep_without_weights_says_no_guidance():

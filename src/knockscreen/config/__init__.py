@@ -22,6 +22,7 @@ from knockscreen.config.data import (
     HeldOutContext,
     PanelConfig,
     ProgramsConfig,
+    ProgramSource,
     QcConfig,
     SimulateConfig,
     SplitsConfig,
@@ -43,7 +44,13 @@ from knockscreen.config.reading import (
     read_values,
     validate,
 )
-from knockscreen.config.results import EvaluateConfig, RankConfig, ReportConfig, SweepConfig
+from knockscreen.config.results import (
+    EvaluateConfig,
+    GateConfig,
+    RankConfig,
+    ReportConfig,
+    SweepConfig,
+)
 
 __all__ = [
     "DATA_FOLDER",
@@ -57,12 +64,14 @@ __all__ = [
     "EvaluateConfig",
     "FlowConfig",
     "Fraction",
+    "GateConfig",
     "GuidanceConfig",
     "HeldOutContext",
     "InputPath",
     "NonNegative",
     "PanelConfig",
     "Positive",
+    "ProgramSource",
     "ProgramsConfig",
     "QcConfig",
     "RankConfig",

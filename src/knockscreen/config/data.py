@@ -117,9 +117,22 @@ class SplitsConfig(Section):
     decoys: NonNegative = Field(description="pseudo-targets of control cells, the null; 0: none")
 
 
+class ProgramSource(Section):
+    """One more file of programs: a table like ``programs.file``, a GMT file, or a table of DE."""
+
+    file: InputPath = Field(description="TSV of programs, .gmt, or a table of DE (TSV, CSV, .gz)")
+    contrast: str | None = Field(default=None, description="of a table of DE: which contrast")
+    name: str | None = Field(default=None, description="of a table of DE: name of the program")
+    top: Positive = Field(default=100, description="of a table of DE: genes per arm")
+    arms: Literal["any", "both"] = Field(
+        default="any", description="both: refuse a program whose genes all have one sign"
+    )
+
+
 class ProgramsConfig(Section):
     """Gene programs to rank toward."""
 
     file: InputPath = Field(description="TSV: program, gene, weight, source")
+    extra: list[ProgramSource] = Field(default=[], description="more files of programs")
     names: list[str] = Field(description="programs to use; empty: all in the file")
     min_genes: Positive = Field(description="fewer on the panel: program left out")

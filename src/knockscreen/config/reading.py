@@ -17,7 +17,13 @@ from knockscreen.config.data import (
     SplitsConfig,
 )
 from knockscreen.config.model import EffectConfig, FlowConfig, ScreenConfig, VaeConfig
-from knockscreen.config.results import EvaluateConfig, RankConfig, ReportConfig, SweepConfig
+from knockscreen.config.results import (
+    EvaluateConfig,
+    GateConfig,
+    RankConfig,
+    ReportConfig,
+    SweepConfig,
+)
 from knockscreen.errors import ConfigError, suggest
 
 
@@ -39,6 +45,7 @@ class Config(Section):
     vae: VaeConfig
     flow: FlowConfig
     screen: ScreenConfig
+    gate: GateConfig
     rank: RankConfig
     evaluate: EvaluateConfig
     sweep: SweepConfig

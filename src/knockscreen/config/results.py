@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from knockscreen.config.base import Fraction, NonNegative, Positive, Section
+from knockscreen.config.base import Fraction, InputPath, NonNegative, Positive, Section
 
 
 class RankConfig(Section):
@@ -14,6 +14,16 @@ class RankConfig(Section):
     interval: Fraction = Field(description="coverage of the rank interval")
     resamples: Positive = Field(description="bootstrap resamples of the interval")
     random_programs: NonNegative = Field(description="random programs per program; 0: none")
+
+
+class GateConfig(Section):
+    """What positive controls have to show before a program is believed."""
+
+    controls: InputPath = Field(description="TSV: program, gene, direction, source")
+    min_controls: Positive = Field(description="fewer among the knock-downs: not tested")
+    min_auroc: Fraction = Field(description="least AUROC of the controls")
+    min_sign: Fraction = Field(description="least share of controls with the published sign")
+    max_p: Fraction = Field(description="largest permutation p")
 
 
 class EvaluateConfig(Section):

@@ -19,11 +19,9 @@ from numpy.typing import NDArray
 from knockscreen.artifacts import read_json
 from knockscreen.config import ProgramsConfig
 from knockscreen.errors import DataError, UnknownNameError, suggest
+from knockscreen.score.program_files import all_programs
 
 log = logging.getLogger(__name__)
-
-COLUMNS = ("program", "gene", "weight", "source", "description")
-REQUIRED = ("program", "gene")
 
 Floats = NDArray[np.float64]
 
@@ -72,83 +70,6 @@ class ProgramMatrix:
         with np.errstate(invalid="ignore"):
             scaled = np.where(total > 0, weights / np.where(total > 0, total, 1.0), np.nan)
         return scaled, np.count_nonzero(weights, axis=1)
-
-
-def read_programs(path: Path | str) -> pl.DataFrame:
-    """Return the program table in ``path`` (TSV) as program, gene, weight, source, description.
-
-    A missing ``weight`` column means +1 for every gene; empty weights do too.
-
-    Raises
-    ------
-    DataError
-        The file is missing or empty, has unknown or missing columns, a gene twice in one program,
-        or a weight that is not a finite number.
-    """
-    path = Path(path)
-    if not path.is_file():
-        msg = (
-            f"program file '{path}' does not exist; set programs.file to a TSV of "
-            f"{', '.join(COLUMNS)}."
-        )
-        raise DataError(msg)
-    try:
-        table = pl.read_csv(path, separator="\t", infer_schema=False, comment_prefix="#")
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        msg = f"program file '{path}' is not a TSV table: {str(error).splitlines()[0]}."
-        raise DataError(msg) from error
-    _check_columns(table.columns, path)
-    for column in COLUMNS:
-        if column not in table.columns:
-            table = table.with_columns(pl.lit(None, pl.String).alias(column))
-    table = table.select(pl.col(c).str.strip_chars() for c in COLUMNS)
-    table = table.with_columns(_weights(table, path))
-    _check_rows(table, path)
-    return table
-
-
-def _check_columns(found: Sequence[str], path: Path) -> None:
-    for column in found:
-        if column not in COLUMNS:
-            msg = f"unknown column '{column}' in program file '{path}'{suggest(column, COLUMNS)}."
-            raise DataError(msg)
-    for column in REQUIRED:
-        if column not in found:
-            msg = f"program file '{path}' has no column '{column}'; it has {', '.join(found)}."
-            raise DataError(msg)
-
-
-def _weights(table: pl.DataFrame, path: Path) -> pl.Series:
-    text = table["weight"].fill_null("1").replace("", "1")
-    weight = text.cast(pl.Float64, strict=False)
-    bad = (weight.is_null() | ~weight.is_finite()).fill_null(value=True).arg_true()
-    if len(bad):
-        row = table.row(int(bad[0]), named=True)
-        msg = (
-            f"weight '{row['weight']}' of gene {row['gene']} in program {row['program']} of "
-            f"'{path}' is not a finite number; give a signed number such as 1 or -1."
-        )
-        raise DataError(msg)
-    return weight.alias("weight")
-
-
-def _check_rows(table: pl.DataFrame, path: Path) -> None:
-    if table.is_empty():
-        msg = f"program file '{path}' has no rows; give one row per program and gene."
-        raise DataError(msg)
-    for column in REQUIRED:
-        empty = (table[column].is_null() | (table[column] == "")).arg_true()
-        if len(empty):
-            msg = f"row {int(empty[0]) + 1} of program file '{path}' has no {column}."
-            raise DataError(msg)
-    twice = table.filter(pl.struct("program", "gene").is_duplicated())
-    if not twice.is_empty():
-        row = twice.row(0, named=True)
-        msg = (
-            f"gene {row['gene']} stands twice in program {row['program']} of '{path}'; keep one "
-            "row."
-        )
-        raise DataError(msg)
 
 
 def _select(table: pl.DataFrame, names: Sequence[str]) -> list[str]:
@@ -255,7 +176,7 @@ def load_programs(settings: ProgramsConfig, store: Path | str) -> ProgramMatrix:
     """Return the configured programs on the panel of a store, listing those left out."""
     panel = read_json(Path(store) / "store.json")["genes"]
     matrix = program_matrix(
-        read_programs(settings.file),
+        all_programs(settings),
         [gene["gene_id"] for gene in panel],
         [gene["gene"] for gene in panel],
         names=settings.names,

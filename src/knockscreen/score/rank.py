@@ -40,6 +40,7 @@ from knockscreen.score.score_files import (
     predicted_scores,
     program_names,
 )
+from knockscreen.score.verdicts import NOT_TESTED, label
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,6 @@ BY_DIRECTION = ("p_value", "fdr", "program_specificity_p", "direction_p")
 """Columns of a ranking that differ between directions."""
 ALIKE = ("n_decoys", "donor_concordance", "donor_sd")
 """Columns that a score may lack, the same in both directions."""
-NOT_TESTED = "not_tested"
 
 
 class RankStage(Section):
@@ -226,6 +226,14 @@ def _resample_measured(rows: pl.DataFrame, settings: RankConfig, seed: int) -> F
     return np.asarray(rows["score"].to_numpy() + error * noise)
 
 
+def all_scores(scores: Scores) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Yield each program with its scores, predicted before measured."""
+    for program in program_names(scores):
+        predicted, _ = predicted_scores(scores, program)
+        measured = measured_scores(scores, program)
+        yield program, pl.concat([predicted.select(*SCORES), measured.select(*SCORES)])
+
+
 def rank_program(
     scores: Scores, program: str, settings: RankConfig, seed: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -271,14 +279,22 @@ def _append(writer: pq.ParquetWriter | None, path: Path, frame: pl.DataFrame) ->
 
 
 def write_rankings(
-    scores: Scores, output_dir: Path, settings: RankConfig, seed: int
+    scores: Scores,
+    output_dir: Path,
+    settings: RankConfig,
+    seed: int,
+    gates: pl.DataFrame | None = None,
 ) -> Sequence[Path]:
-    """Write ``program_scores.parquet`` and ``rankings.parquet``, one program at a time."""
+    """Write ``program_scores.parquet`` and ``rankings.parquet``, one program at a time.
+
+    ``gates`` says what the positive controls make of each program; without it none was tested.
+    """
     paths = [Path(output_dir) / name for name in ("program_scores.parquet", "rankings.parquet")]
     with atomic(paths[0]) as first, atomic(paths[1]) as second:
         writers: list[pq.ParquetWriter | None] = [None, None]
         try:
-            for frames in rank_all(scores, settings, seed):
+            for program_scores, rankings in rank_all(scores, settings, seed):
+                frames = program_scores, label(rankings, gates)
                 for i, (path, frame) in enumerate(zip((first, second), frames, strict=True)):
                     writers[i] = _append(writers[i], path, frame)
                 log.info("ranked %s", frames[0]["program"][0])

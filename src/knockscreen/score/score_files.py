@@ -28,6 +28,8 @@ SCORES: dict[str, type[pl.DataType]] = {
 }
 BESIDE = ("specific_toward", "specific_away", "control_error", "blocks", "models")
 """Columns of a shard's scores beside those that are kept."""
+CALIBRATED = ("magnitude", "specific_toward", "specific_away", "control_error")
+"""Columns that scores of stored effects (new programs) lack."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,9 @@ def program_names(scores: Scores) -> list[str]:
 def _of_program(shards: list[Path], program: str) -> pl.DataFrame:
     rows = pl.scan_parquet(shards).filter(pl.col("program") == program).collect()
     rows = rows.rename({"score_se": "score_sd"}).cast({"n_genes": pl.Int32})
+    rows = rows.with_columns(
+        pl.lit(None, pl.Float64).alias(name) for name in CALIBRATED if name not in rows.columns
+    )
     return rows.sort("context", "target_gene_id")
 
 

@@ -16,8 +16,9 @@ import duckdb
 import polars as pl
 
 from knockscreen import artifacts
-from knockscreen.config import NonNegative, Section, read_stage, read_values
+from knockscreen.config import NonNegative, ProgramsConfig, Section, read_stage, read_values
 from knockscreen.errors import DataError
+from knockscreen.score.program_files import all_programs, read_programs
 from knockscreen.store import effects, tables
 from knockscreen.store.connection import SCHEMA_VERSION
 from knockscreen.store.evaluation import evaluation_tables
@@ -43,6 +44,7 @@ class DatabaseStage(Section):
 
     run: str
     seed: NonNegative
+    programs: ProgramsConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,12 @@ def build(
     """
     stage = read_stage(DatabaseStage, settings)
     values = {"run": stage.run, "seed": stage.seed, "config": json_text(read_values(settings))}
+    table = _programs(programs, stage.programs)
     with artifacts.atomic(output) as temporary:
         try:
             with duckdb.connect(temporary) as connection:
                 _limit(connection, resources or Resources())
-                _fill(connection, results, programs, values, progress)
+                _fill(connection, results, table, values, progress)
                 connection.execute("checkpoint")
             _verify(temporary)
         except duckdb.Error as error:
@@ -98,10 +101,17 @@ def build(
     return output
 
 
+def _programs(path: Path, settings: ProgramsConfig | None) -> pl.DataFrame:
+    """Return the programs of the file, and of the further files that the settings name."""
+    if settings is None:
+        return read_programs(path)
+    return all_programs(settings.model_copy(update={"file": str(path)}))
+
+
 def _fill(
     connection: duckdb.DuckDBPyConnection,
     results: Path,
-    programs: Path,
+    programs: pl.DataFrame,
     values: dict[str, Any],
     progress: Progress,
 ) -> None:
@@ -121,7 +131,10 @@ def _fill(
     _insert_entities(connection, results, store, contexts)
     members = tables.program_genes(programs, tables.genes(results, store))
     insert(connection, "program_genes", members.sort("program", "gene_key", nulls_last=True))
-    insert(connection, "programs", tables.programs(members, rankings))
+    gates = tables.gate_tables(results)
+    insert(connection, "programs", tables.programs(members, rankings, gates["gates"]))
+    for name, frame in gates.items():
+        insert(connection, name, frame)
     progress(1, total, "rankings and scores")
     insert_rankings(connection, rankings)
     insert_scores(connection, results)
@@ -129,6 +142,7 @@ def _fill(
         progress(2 + done, total, f"effects in {name}")
         effects.insert_context(connection, shards, key, name)
         effects.insert_measured(connection, measured, key, name)
+        effects.insert_sizes(connection, key)
     effects.check(connection, shards, measured)
     for name, frame in evaluation_tables(results).items():
         insert(connection, name, frame)
@@ -146,11 +160,15 @@ def _insert_entities(
     genes = tables.genes(results, store)
     insert(connection, "genes", genes)
     measured = tables.target_contexts(results)
-    targets = tables.targets(results, genes, measured)
+    guides = tables.guides(results)
+    controls = tables.gate_tables(results)["positive_controls"]
+    targets = tables.of_targets(tables.targets(results, genes, measured), guides, genes, controls)
     insert(connection, "targets", targets)
     keys = targets.select("target_gene_id", "target_key")
     measured = measured.join(keys, on="target_gene_id").sort("target_key", "context")
     insert(connection, "target_contexts", measured)
+    guides = guides.join(keys, on="target_gene_id").sort("target_key", "guide_id")
+    insert(connection, "guides", guides)
     insert(connection, "contexts", contexts)
 
 
@@ -186,6 +204,7 @@ def insert_scores(connection: duckdb.DuckDBPyConnection, results: Path) -> None:
         halves = halves.with_columns(evidence=pl.lit("measured"))
         scores = scores.join(halves, on=[*keys, "evidence"], how="left")
     connection.register("scores", scores)
+    before = connection.sql("select count(*) from program_scores").fetchall()[0][0]
     halves_sql = ", ".join(
         f"s.{name}" if name in scores.columns else f"null as {name}"
         for name in ("n_cells", "score_half_a", "score_half_b")
@@ -196,10 +215,10 @@ def insert_scores(connection: duckdb.DuckDBPyConnection, results: Path) -> None:
             select program, context, target_gene_id, evidence,
                 max(rank) filter (direction = 'toward') as rank_toward,
                 max(rank) filter (direction = 'away') as rank_away
-            from rankings group by all
+            from rankings where program in (select program from scores) group by all
         ), sizes as (
             select program, context, evidence = 'measured' as is_measured, max(rank) as n_ranked
-            from rankings group by all
+            from rankings where program in (select program from scores) group by all
         )
         insert into program_scores by name
         select t.target_key, s.target_gene, s.target_gene_id, s.context, s.program, s.evidence,
@@ -215,7 +234,7 @@ def insert_scores(connection: duckdb.DuckDBPyConnection, results: Path) -> None:
         """
     )
     connection.unregister("scores")
-    found = connection.sql("select count(*) from program_scores").fetchall()[0][0]
+    found = connection.sql("select count(*) from program_scores").fetchall()[0][0] - before
     if found != scores.height:
         msg = (
             f"{results / 'rank/program_scores.parquet'} has {scores.height:,} rows but {found:,} of"

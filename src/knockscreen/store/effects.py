@@ -20,6 +20,8 @@ MEASURED_COLUMNS = (
     "n_cells", "n_control_cells", "p_value", "fdr",
 )  # fmt: skip
 CONTROL_TOLERANCE = 1e-3
+MOVED, MOVED_FDR = 0.5, 0.05
+"""A gene counts as moved from this log2 fold change on (predicted), up to this fdr (measured)."""
 
 
 def shards_of(results: Path) -> list[str]:
@@ -161,6 +163,32 @@ def insert_measured(
         """,
         {"key": key, "paths": paths, "name": name},
     )
+
+
+def insert_sizes(connection: duckdb.DuckDBPyConnection, key: int) -> None:
+    """Insert how much each knock-down changes in all, in one context, its own gene left out."""
+    up = {"false": f"log2_fold_change >= {MOVED}", "true": f"fdr <= {MOVED_FDR} and delta > 0"}
+    down = {"false": f"log2_fold_change <= -{MOVED}", "true": f"fdr <= {MOVED_FDR} and delta < 0"}
+    known = {"false": "true", "true": "count(fdr) > 0"}
+    for measured, table in (("false", "effects_by_target"), ("true", "measured_by_target")):
+        n_up, n_down = (
+            f"case when {known[measured]} then count(*) filter (not own and {moved[measured]}) end"
+            for moved in (up, down)
+        )
+        connection.execute(
+            f"""
+            insert into effect_sizes
+            select {key}, target_key, {measured},
+                sqrt(sum(delta::double * delta) filter (not own)), {n_up}, {n_down},
+                max(log2_fold_change) filter (own)
+            from (
+                select e.*, coalesce(e.gene_key = t.gene_key, false) as own
+                from {table} e join targets t using (target_key) where e.context_key = {key}
+            )
+            group by target_key
+            order by target_key
+            """
+        )
 
 
 def check(connection: duckdb.DuckDBPyConnection, shards: list[str], measured: list[str]) -> None:

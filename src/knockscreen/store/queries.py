@@ -12,14 +12,12 @@ import polars as pl
 
 from knockscreen.errors import ConfigError, DatabaseError
 from knockscreen.store import resolve
-from knockscreen.store.connection import ask
+from knockscreen.store.cards import with_cards
+from knockscreen.store.connection import ask, table
 from knockscreen.store.frames import (
     COMPARE,
-    CONTEXTS,
     EXPLAIN,
     MOVERS,
-    PROGRAMS,
-    RUNS,
     SHOW,
     SHOW_GENES,
     SHOW_PROGRAMS,
@@ -71,7 +69,7 @@ def top(
     _choice("evidence", evidence, tuple(IS_EVIDENCE))
     name = resolve.program(connection, program)
     where = resolve.contexts(connection, context)
-    frame = ask(
+    frame = table(
         connection,
         f"""
         with chosen as (
@@ -89,13 +87,12 @@ def top(
         order by list_position($contexts, r.context), r.rank
         """,
         {"program": name, "direction": direction, "n": _limit(n)} | _names(where),
-        TOP,
     )
     if frame.is_empty():
         kind = evidence or "predicted"
         msg = f"no {kind} ranking of {name} in {', '.join(c.context for c in where)}."
         raise DatabaseError(msg)
-    return frame
+    return with_cards(connection, frame, where, TOP)
 
 
 def _names(contexts: list[resolve.Context]) -> dict[str, list[str]]:
@@ -123,12 +120,18 @@ def show_programs(
         measured as (select * from scores where evidence = 'measured')
         select coalesce(p.target_gene, m.target_gene) as target_gene,
             coalesce(p.target_gene_id, m.target_gene_id) as target_gene_id,
-            context, coalesce(p.evidence, m.evidence) as evidence, program, p.score, p.score_sd,
+            coalesce(p.context, m.context) as context, coalesce(p.evidence, m.evidence) as evidence,
+            coalesce(p.program, m.program) as program, p.score, p.score_sd,
             coalesce(p.n_genes, m.n_genes) as n_genes, p.rank_toward, p.rank_away, p.n_ranked,
-            m.score as measured_score, m.score_sd as measured_score_sd, m.n_cells
-        from predicted p full join measured m using (context, program)
-        order by list_position($contexts, context),
-            abs(coalesce(p.score, m.score)) desc nulls last, program
+            m.score as measured_score, m.score_sd as measured_score_sd, m.n_cells,
+            coalesce(g.control_status, 'not_tested') as control_status, g.control_reason
+        from predicted p full join measured m
+            on m.context = p.context and m.program = p.program
+        left join gates g on g.program = coalesce(p.program, m.program)
+            and g.context = coalesce(p.context, m.context)
+            and g.evidence = coalesce(p.evidence, m.evidence)
+        order by list_position($contexts, coalesce(p.context, m.context)),
+            abs(coalesce(p.score, m.score)) desc nulls last, coalesce(p.program, m.program)
         """,
         {"target": found.key} | _names(where),
         SHOW_PROGRAMS,
@@ -272,7 +275,8 @@ def compare(
         ), pairs as (
             select a.context, a.target_gene, a.target_gene_id, a.evidence, a.score as score_a,
                 a.score_sd as score_sd_a, b.score as score_b, b.score_sd as score_sd_b,
-                a.score - b.score as difference
+                a.score - b.score as difference, a.control_status as control_status_a,
+                b.control_status as control_status_b
             from (select * from scores where program = $a) a
             join (select * from scores where program = $b) b
                 using (context, target_gene_id, evidence)
@@ -323,7 +327,7 @@ def explain(
             $program as program, c.context, $evidence as evidence, p.gene, p.gene_id, p.weight,
             e.delta, e.delta_se, p.share * e.delta::double as contribution,
             m.delta as measured_delta, p.share * m.delta::double as measured_contribution,
-            p.in_panel, p.is_target
+            p.in_panel, p.is_target, coalesce(s.control_status, 'not_tested') as control_status
         from members p
         cross join (select * from contexts where context_key in {keys}) c
         left join (
@@ -334,6 +338,8 @@ def explain(
             select * from measured_by_target
             where target_key = {found.key} and context_key in {keys}
         ) m on m.context_key = c.context_key and m.gene_key = p.gene_key
+        left join gates s on s.program = $program and s.context = c.context
+            and s.evidence = $evidence
         order by c.context_key, abs(coalesce(contribution, measured_contribution)) desc nulls last,
             p.gene
         """,
@@ -348,18 +354,3 @@ def explain(
     if frame["delta"].is_null().all() and frame["measured_delta"].is_null().all():
         raise resolve.not_screened(found)
     return frame
-
-
-def runs(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
-    """Return the run that this database was built from."""
-    return ask(connection, "select * from runs", {}, RUNS)
-
-
-def programs(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
-    """Return the programs, ranked or left out."""
-    return ask(connection, "select * from programs", {}, PROGRAMS)
-
-
-def contexts(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
-    """Return the contexts: separate ones, then pooled ones."""
-    return ask(connection, "select * from contexts order by context_key", {}, CONTEXTS)

@@ -8,14 +8,6 @@ from knockscreen.errors import ConfigError, DatabaseError, UnknownNameError, nea
 from knockscreen.names import parse_context
 from knockscreen.store.connection import rows
 
-WHY_NOT = {
-    "not_expressed": "not_expressed (too few cells express it to be on the panel)",
-    "no_features": "no_features (never knocked down, and without gene features to predict it by)",
-    "filtered": "filtered (QC kept no cells of it)",
-    "not_in_library": "not_in_library (it was not knocked down, and is not on the panel)",
-    "not_a_candidate": "not_a_candidate (measured, but not among screen.candidates)",
-}
-
 
 @dataclass(frozen=True)
 class Gene:
@@ -35,6 +27,7 @@ class Target:
     target_gene_id: str
     evidence: str | None
     status: str
+    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -155,8 +148,8 @@ def target(connection: duckdb.DuckDBPyConnection, name: str) -> Target:
     """
     found = rows(
         connection,
-        "select target_key, target_gene, target_gene_id, evidence, status from targets"
-        " where lower(target_gene) = lower(?1) or lower(target_gene_id) = lower(?2)",
+        "select target_key, target_gene, target_gene_id, evidence, status, status_reason"
+        " from targets where lower(target_gene) = lower(?1) or lower(target_gene_id) = lower(?2)",
         name.strip(),
         _id(name),
     )
@@ -167,7 +160,7 @@ def target(connection: duckdb.DuckDBPyConnection, name: str) -> Target:
         _no_target(connection, name)
     result = Target(*found[0])
     if result.status not in {"screened", "not_a_candidate"}:
-        why = WHY_NOT.get(result.status, result.status)
+        why = f"{result.status} ({result.reason})"
         lost = lost_contexts(connection, result.key)
         lost = f"; {lost}" if lost else ""
         msg = f"{result.target_gene} was not screened: {why}{lost}."
@@ -177,7 +170,7 @@ def target(connection: duckdb.DuckDBPyConnection, name: str) -> Target:
 
 def not_screened(target: Target) -> DatabaseError:
     """Return the error for a knock-down of which there are no rows."""
-    why = WHY_NOT.get(target.status, f"no rows of it in this context ({target.status})")
+    why = f"{target.status} ({target.reason or 'no rows of it in this context'})"
     return DatabaseError(f"{target.target_gene} was not screened: {why}.")
 
 

@@ -41,7 +41,9 @@ comment on column genes.dispersion is 'standardised dispersion of CP10k among ge
 
 create table targets (
     target_key usmallint, target_gene varchar, target_gene_id varchar, gene_key usmallint,
-    evidence varchar, status varchar, n_cells bigint
+    evidence varchar, status varchar, status_reason varchar, n_cells bigint, n_guides integer, n_guides_kept integer,
+    knockdown_status varchar, on_target_log2_fold_change double, baseline_expression double,
+    known_regulator varchar
 );
 comment on table targets is 'Every knock-down that was asked for or measured, screened or not';
 comment on column targets.target_key is 'number of the target in this database, in order of target_gene_id';
@@ -50,7 +52,27 @@ comment on column targets.target_gene_id is 'Ensembl id of the knocked-down gene
 comment on column targets.gene_key is 'the target as a gene of table genes; NULL if it is not among them';
 comment on column targets.evidence is 'predicted_seen: in the training cells; predicted_unseen: never knocked down in training; NULL if not screened';
 comment on column targets.status is 'screened, or why not: not_expressed, no_features (never knocked down, and no gene features), filtered, not_in_library, not_a_candidate';
+comment on column targets.status_reason is 'why it was not screened, in words; NULL if it was';
 comment on column targets.n_cells is 'measured cells with this knock-down after QC, all contexts; NULL if none';
+comment on column targets.n_guides is 'guides of it with cells; NULL if the input names no guides, or none of it';
+comment on column targets.n_guides_kept is 'of those, guides that QC kept';
+comment on column targets.knockdown_status is 'does a guide lower its target: confirmed, inactive (none does), not_measurable (too little expressed, or too few cells), not_assessed; NULL without guides';
+comment on column targets.on_target_log2_fold_change is 'log2 fold change of its own transcript in the kept guides against control cells, mean over cells; NULL if not assessed';
+comment on column targets.baseline_expression is 'of the knocked-down gene: log1p (natural log) of mean CP10k of training cells; NULL if unknown';
+comment on column targets.known_regulator is 'programs of which it is a published regulator, a positive control; NULL if none';
+
+create table guides (
+    target_key usmallint, guide_id varchar, n_cells bigint, log2_fold_change double,
+    p_value double, fdr double, status varchar
+);
+comment on table guides is 'The guides of each target and what they do to it, from QC; no rows if the input names none';
+comment on column guides.target_key is 'see targets';
+comment on column guides.guide_id is 'name of the guide';
+comment on column guides.n_cells is 'cells with the guide, all contexts';
+comment on column guides.log2_fold_change is 'log2 fold change of the target''s own transcript against control cells; negative = knocked down; NULL if not judged';
+comment on column guides.p_value is 'Welch t-test of the target''s log1p CP10k, guide against control cells; NULL if not judged';
+comment on column guides.fdr is 'Benjamini-Hochberg over guides; NULL if not judged';
+comment on column guides.status is 'kept, inactive (does not lower its target, cells left out) or not_judged (kept)';
 
 create table target_contexts (
     target_key usmallint, context varchar, n_cells bigint, status varchar
@@ -76,14 +98,15 @@ comment on column contexts.n_control_cells is 'measured control cells in the tra
 
 create table programs (
     program varchar, n_genes integer, n_panel_genes integer, status varchar,
-    control_status varchar, description varchar, source varchar
+    control_status varchar, control_reason varchar, description varchar, source varchar
 );
 comment on table programs is 'Signed gene programs that knock-downs are ranked toward';
 comment on column programs.program is 'name of the program';
 comment on column programs.n_genes is 'genes in the program file';
 comment on column programs.n_panel_genes is 'of those, genes on the panel';
 comment on column programs.status is 'ranked, or left_out (too few genes on the panel, or not asked for)';
-comment on column programs.control_status is 'what the positive controls say about the program: not_tested if there are none';
+comment on column programs.control_status is 'passed: published regulators come out in their direction; exploratory: they do not, do not rely on it; not_tested: too few of them among the knock-downs. Of the predicted rankings, over the reported contexts';
+comment on column programs.control_reason is 'in how many contexts the controls pass, and what fails; or why they were not tested';
 comment on column programs.description is 'what the program stands for; NULL if the file does not say';
 comment on column programs.source is 'where the gene set comes from; NULL if the file does not say';
 
@@ -99,6 +122,55 @@ comment on column program_genes.gene_key is 'see genes; NULL if the input has no
 comment on column program_genes.weight is 'signed weight: positive if high in the program, negative if low';
 comment on column program_genes.in_panel is 'true if the gene is on the panel and so carries the score';
 comment on column program_genes.source is 'where this gene of the program comes from; NULL if the file does not say';
+
+create table gates (
+    program varchar, context varchar, evidence varchar, control_status varchar,
+    control_reason varchar, n_controls integer, n_others integer, auroc double, auprc double,
+    auprc_chance double, sign_share double, permutation_p double
+);
+comment on table gates is 'What the positive controls say about each program, context and kind of evidence';
+comment on column gates.program is 'see programs';
+comment on column gates.context is 'see contexts';
+comment on column gates.evidence is 'measured, predicted_seen, predicted_unseen, or predicted (both)';
+comment on column gates.control_status is 'passed, exploratory (fails here, or in most of the reported contexts) or not_tested';
+comment on column gates.control_reason is 'what failed, or why it was not tested; NULL if passed';
+comment on column gates.n_controls is 'published regulators among the knock-downs';
+comment on column gates.n_others is 'knock-downs that are none, which the controls are ranked against';
+comment on column gates.auroc is 'mean share of the others that a control beats in its published direction; chance 0.5; NULL if not tested';
+comment on column gates.auprc is 'average precision of the controls, per direction and weighted by controls; NULL if not tested';
+comment on column gates.auprc_chance is 'what auprc is by chance: the share of controls; NULL if not tested';
+comment on column gates.sign_share is 'share of controls whose score has the published sign; NULL if not tested';
+comment on column gates.permutation_p is 'share of random sets of as many knock-downs that reach the auroc, (b+1)/(n+1): over knock-downs, never over cells; NULL if not tested';
+
+create table positive_controls (
+    program varchar, context varchar, evidence varchar, target_gene varchar,
+    target_gene_id varchar, direction varchar, score double, percentile double,
+    sign_right boolean, source varchar
+);
+comment on table positive_controls is 'The published regulators of each program among the knock-downs, and how they came out';
+comment on column positive_controls.program is 'see programs';
+comment on column positive_controls.context is 'see contexts';
+comment on column positive_controls.evidence is 'measured, predicted_seen or predicted_unseen';
+comment on column positive_controls.target_gene is 'symbol of the knocked-down gene';
+comment on column positive_controls.target_gene_id is 'Ensembl id of the knocked-down gene';
+comment on column positive_controls.direction is 'published effect of the knock-down on the program: away (it removes a driver) or toward (it removes an inhibitor)';
+comment on column positive_controls.score is 'as in rankings, in log1p CP10k; positive = toward the program';
+comment on column positive_controls.percentile is 'share of the knock-downs that are no controls which it beats in its direction; NULL if the program was not tested';
+comment on column positive_controls.sign_right is 'true if the score has the published sign; NULL if the program was not tested';
+comment on column positive_controls.source is 'where the effect is published';
+
+create table effect_sizes (
+    context_key usmallint, target_key usmallint, is_measured boolean, effect_size double,
+    n_up integer, n_down integer, on_target_log2_fold_change double
+);
+comment on table effect_sizes is 'How much each knock-down changes in all, its own gene left out';
+comment on column effect_sizes.context_key is 'see contexts';
+comment on column effect_sizes.target_key is 'see targets';
+comment on column effect_sizes.is_measured is 'true for the real cells, false for generated ones';
+comment on column effect_sizes.effect_size is 'length of the vector of delta (log1p CP10k) over the panel; in real cells noise adds to it';
+comment on column effect_sizes.n_up is 'genes up: predicted, log2 fold change at least 0.5; measured, fdr at most 0.05 and NULL without replicates';
+comment on column effect_sizes.n_down is 'genes down, likewise';
+comment on column effect_sizes.on_target_log2_fold_change is 'log2 fold change of the knocked-down gene itself; NULL if it is not on the panel';
 
 create table control_expression (
     context_key usmallint, gene_key usmallint, mean_count float
@@ -195,7 +267,7 @@ comment on column rankings.score_sd is 'standard deviation of the score: over dr
 comment on column rankings.p_value is 'share of decoys (pseudo-targets of control cells) with a score as extreme in this direction, (b + 1) / (n_decoys + 1), after the shift that all targets share, as far as the error of the control explains it; NULL with fewer than 20 decoys';
 comment on column rankings.fdr is 'false discovery rate: Benjamini-Hochberg of p_value over the trained targets of one program, context and direction; NULL with fewer than 20 decoys, and for genes never knocked down, whose p_value says that features single them out and not that the prediction is right';
 comment on column rankings.evidence is 'predicted_seen, predicted_unseen or measured';
-comment on column rankings.control_status is 'what the positive controls say about the program: not_tested if there are none';
+comment on column rankings.control_status is 'passed: published regulators come out in their direction; exploratory: they do not, do not rely on it; not_tested: too few of them among the knock-downs. Of this program, context and evidence: see gates';
 comment on column rankings.n_genes is 'program genes that carry the score';
 comment on column rankings.n_decoys is 'decoys that p_value was counted against; NULL for measured rows without any';
 comment on column rankings.program_specificity_p is 'share of random programs (as many genes, of like expression, as co-expressed) that the knock-down moves as far in this direction, (b + 1) / (n + 1): is it this program? NULL if not computed';
@@ -329,3 +401,105 @@ comment on column measured_effects.n_control_cells is 'control cells';
 comment on column measured_effects.p_value is 'two-sided p-value over replicates; NULL without replicates';
 comment on column measured_effects.fdr is 'false discovery rate of p_value; NULL without replicates';
 comment on column measured_effects.is_target is 'true for the knocked-down gene itself, which program scores leave out';
+
+create macro caveats(evidence, control_status, knockdown_status, n_cells, score, activation, proliferation) as
+    nullif(concat_ws('; ',
+        case when evidence = 'predicted_unseen' then 'never knocked down in training' end,
+        case when control_status = 'exploratory' then 'the positive controls of the program fail'
+            when control_status = 'not_tested' then 'no positive controls tested' end,
+        case when evidence <> 'predicted_unseen' and knockdown_status = 'not_measurable'
+            then 'the knock-down itself could not be measured' end,
+        case when evidence <> 'predicted_unseen' and n_cells < 30 then 'few cells (' || n_cells || ')' end,
+        case when abs(activation) > abs(score) then 'moves activation more than the program' end,
+        case when abs(proliferation) > abs(score) then 'moves proliferation more than the program' end
+    ), '');
+
+create view ranking_cards as
+select r.*, g.control_reason, coalesce(k.n_cells, s.n_cells) as n_cells, t.n_guides,
+    t.knockdown_status, t.on_target_log2_fold_change, t.baseline_expression, t.known_regulator,
+    e.effect_size, e.n_up, e.n_down, a.score as activation_score, p.score as proliferation_score,
+    caveats(r.evidence, r.control_status, t.knockdown_status, coalesce(k.n_cells, s.n_cells),
+        r.score, case when r.program <> 'activation' then a.score end,
+        case when r.program <> 'proliferation' then p.score end) as caveat
+from rankings r
+join targets t on t.target_gene_id = r.target_gene_id
+join contexts c on c.context = r.context
+left join gates g on g.program = r.program and g.context = r.context and g.evidence = r.evidence
+left join effect_sizes e on e.context_key = c.context_key and e.target_key = t.target_key
+    and e.is_measured = (r.evidence = 'measured')
+left join target_contexts k on k.target_key = t.target_key and k.context = r.context
+left join program_scores s on s.target_key = t.target_key and s.context = r.context
+    and s.program = r.program and s.evidence = 'measured'
+left join program_scores a on a.target_key = t.target_key and a.context = r.context
+    and a.evidence = r.evidence and a.program = 'activation'
+left join program_scores p on p.target_key = t.target_key and p.context = r.context
+    and p.evidence = r.evidence and p.program = 'proliferation';
+comment on view ranking_cards is 'Rankings with all that is known of each knock-down and what speaks against it';
+comment on column ranking_cards.program is 'see rankings';
+comment on column ranking_cards.context is 'see rankings';
+comment on column ranking_cards.target_gene is 'see rankings';
+comment on column ranking_cards.target_gene_id is 'see rankings';
+comment on column ranking_cards.direction is 'see rankings';
+comment on column ranking_cards.rank is 'see rankings';
+comment on column ranking_cards.rank_low is 'see rankings';
+comment on column ranking_cards.rank_high is 'see rankings';
+comment on column ranking_cards.score is 'weighted mean of delta (log1p CP10k) over the program genes, the target itself left out; positive = toward, in both directions';
+comment on column ranking_cards.score_sd is 'see rankings';
+comment on column ranking_cards.p_value is 'see rankings';
+comment on column ranking_cards.fdr is 'see rankings';
+comment on column ranking_cards.evidence is 'see rankings';
+comment on column ranking_cards.control_status is 'see rankings';
+comment on column ranking_cards.n_genes is 'see rankings';
+comment on column ranking_cards.control_reason is 'see gates';
+comment on column ranking_cards.n_cells is 'measured cells of the knock-down in the context; NULL if none';
+comment on column ranking_cards.n_guides is 'see targets';
+comment on column ranking_cards.knockdown_status is 'see targets';
+comment on column ranking_cards.on_target_log2_fold_change is 'see targets; from QC, all contexts';
+comment on column ranking_cards.baseline_expression is 'see targets';
+comment on column ranking_cards.known_regulator is 'see targets';
+comment on column ranking_cards.effect_size is 'see effect_sizes; of the row''s own evidence';
+comment on column ranking_cards.n_up is 'see effect_sizes';
+comment on column ranking_cards.n_down is 'see effect_sizes';
+comment on column ranking_cards.activation_score is 'score of the same knock-down on the program activation (log1p CP10k, positive = toward): is it activation rather than this program? NULL if not ranked';
+comment on column ranking_cards.proliferation_score is 'score of the same knock-down on the program proliferation, likewise: is it growth or death rather than this program?';
+comment on column ranking_cards.caveat is 'what speaks against the row, in words; NULL if nothing known does';
+
+create view predicted_and_measured as
+select p.program, p.context, p.target_gene, p.target_gene_id, p.evidence, p.score, p.rank_toward,
+    p.n_ranked, m.score as measured_score, m.score_sd as measured_score_sd,
+    m.rank_toward as measured_rank_toward, m.n_ranked as measured_n_ranked,
+    sign(p.score) = sign(m.score) as same_sign
+from program_scores p
+join program_scores m on m.target_key = p.target_key and m.context = p.context
+    and m.program = p.program and m.evidence = 'measured'
+where p.evidence <> 'measured';
+comment on view predicted_and_measured is 'Scores of knock-downs that are both predicted and measured, side by side';
+comment on column predicted_and_measured.program is 'see programs';
+comment on column predicted_and_measured.context is 'see contexts';
+comment on column predicted_and_measured.target_gene is 'symbol of the knocked-down gene';
+comment on column predicted_and_measured.target_gene_id is 'Ensembl id of the knocked-down gene';
+comment on column predicted_and_measured.evidence is 'predicted_seen or predicted_unseen: of the predicted score';
+comment on column predicted_and_measured.score is 'predicted: weighted mean of delta (log1p CP10k) over the program genes, the target itself left out; positive = toward';
+comment on column predicted_and_measured.rank_toward is 'rank of the predicted score from 1 = highest, among predicted';
+comment on column predicted_and_measured.n_ranked is 'predicted knock-downs in that ranking';
+comment on column predicted_and_measured.measured_score is 'the same in the real cells';
+comment on column predicted_and_measured.measured_score_sd is 'standard error of the measured score; NULL if it cannot be estimated';
+comment on column predicted_and_measured.measured_rank_toward is 'rank of the measured score, among measured';
+comment on column predicted_and_measured.measured_n_ranked is 'measured knock-downs in that ranking';
+comment on column predicted_and_measured.same_sign is 'true if both point the same way';
+
+create view gene_status as
+select g.gene, g.gene_id, g.in_panel, coalesce(t.status, 'not_in_library') as status,
+    t.status_reason, t.evidence,
+    t.n_cells, t.knockdown_status
+from genes g
+left join targets t on t.target_gene_id = g.gene_id;
+comment on view gene_status is 'Every gene of the input as a knock-down: screened, or why not';
+comment on column gene_status.gene is 'gene symbol';
+comment on column gene_status.gene_id is 'Ensembl id, or what the input has in its place';
+comment on column gene_status.in_panel is 'true if the model sees the gene, and effects on it exist';
+comment on column gene_status.status is 'screened, or why its knock-down was not: not_expressed, no_features, filtered, not_in_library, not_a_candidate';
+comment on column gene_status.status_reason is 'see targets; NULL if screened, or not in the library';
+comment on column gene_status.evidence is 'predicted_seen or predicted_unseen; NULL if not screened';
+comment on column gene_status.n_cells is 'measured cells with this knock-down after QC; NULL if none';
+comment on column gene_status.knockdown_status is 'see targets';

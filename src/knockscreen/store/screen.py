@@ -1,13 +1,16 @@
 """The Python API of a finished screen: one method per verb of the command line."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import duckdb
 import polars as pl
 
-from knockscreen.store import evaluation, queries, resolve, sql
+from knockscreen.store import evaluation, lists, queries, resolve, sql
 from knockscreen.store.connection import connect, find_database
+from knockscreen.store.reverse import By, read_signature, reverse
 
 
 class Screen:
@@ -43,6 +46,11 @@ class Screen:
     def close(self) -> None:
         """Close the database."""
         self._connection.close()
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """The read-only connection, for questions that no method asks."""
+        return self._connection
 
     @property
     def run(self) -> dict[str, Any]:
@@ -102,17 +110,37 @@ class Screen:
         """Return the genes that carry a score; see :func:`.queries.explain`."""
         return queries.explain(self._connection, target, program, context)
 
+    def reverse(
+        self,
+        signature: pl.DataFrame | Path | str,
+        context: str | None = None,
+        *,
+        n: int | None = 20,
+        mimic: bool = False,
+        by: By = "score",
+    ) -> pl.DataFrame:
+        """Return the knock-downs that undo (or make) a signature; see :func:`.reverse.reverse`.
+
+        ``signature`` is a frame with gene and weight (or log2_fold_change), or a CSV or TSV of it.
+        """
+        frame = signature if isinstance(signature, pl.DataFrame) else read_signature(signature)
+        return reverse(self._connection, frame, context, n=n, mimic=mimic, by=by)
+
+    def controls(self, program: str | None = None, context: str | None = None) -> pl.DataFrame:
+        """Return what the positive controls say of programs; see :func:`.lists.controls`."""
+        return lists.controls(self._connection, program, context)
+
     def runs(self) -> pl.DataFrame:
         """Return the run of this database."""
-        return queries.runs(self._connection)
+        return lists.runs(self._connection)
 
     def programs(self) -> pl.DataFrame:
         """Return the programs, ranked or left out."""
-        return queries.programs(self._connection)
+        return lists.programs(self._connection)
 
     def contexts(self) -> pl.DataFrame:
         """Return the contexts, separate ones first."""
-        return queries.contexts(self._connection)
+        return lists.contexts(self._connection)
 
     def metrics(
         self, context: str | None = None, *, split: str | None = None, metric: str | None = None
@@ -123,6 +151,12 @@ class Screen:
     def sql(self, query: str) -> pl.DataFrame:
         """Return the rows of one reading SQL statement; see :func:`.sql.sql`."""
         return sql.sql(self._connection, query)
+
+    def export(self, output: Path | str, tables: Sequence[str] = ()) -> list[Path]:
+        """Write tables or views as Parquet files; see :func:`.export.export`."""
+        from knockscreen.store.export import export  # pyarrow's writer is slow to load
+
+        return export(self._connection, self.path, Path(output), tables)
 
     def caveats(self, target: str) -> list[str]:
         """Return what speaks against the numbers of one knock-down, a sentence each."""

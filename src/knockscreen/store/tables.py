@@ -15,11 +15,19 @@ import polars.selectors as cs
 from knockscreen.artifacts import read_json, versions
 from knockscreen.errors import DataError
 from knockscreen.names import GENE, GENE_ID, NTC, TARGET_GENE, TARGET_GENE_ID, parse_context
-from knockscreen.score.programs import read_programs
+from knockscreen.score.verdicts import CONTROLS, GATES, NOT_TESTED, overall
 from knockscreen.store.connection import SCHEMA_VERSION
 
 MAX_KEYS = 65_535
 POINTERS = ".manifest.json"
+WHY_NOT = {
+    "not_expressed": "too few cells express it to be on the panel",
+    "filtered": "QC kept no cells of it",
+    "no_features": "never knocked down, and without gene features to predict it by",
+    "not_in_library": "it was not knocked down, and is not on the panel",
+    "not_a_candidate": "measured, but not among screen.candidates",
+}
+OFF_PANEL = "it was not knocked down, and the panel left it out, so that the model does not see it"
 
 
 def json_text(value: Any) -> str:
@@ -112,6 +120,12 @@ def targets(results: Path, gene_table: pl.DataFrame, measured: pl.DataFrame) -> 
     frame = frame.join(by_target.select(TARGET_GENE_ID, "n_cells"), on=TARGET_GENE_ID, how="left")
     by_id = gene_table.select(pl.col(GENE_ID).alias(TARGET_GENE_ID), "gene_key")
     frame = frame.join(by_id, on=TARGET_GENE_ID, how="left")
+    in_library = pl.col(TARGET_GENE_ID).is_in(by_target[TARGET_GENE_ID].implode())
+    reason = pl.col("status").replace_strict(WHY_NOT, default=None, return_dtype=pl.String)
+    filtered = (pl.col("status") == "filtered") & ~in_library
+    frame = frame.with_columns(
+        status_reason=pl.when(filtered).then(pl.lit(OFF_PANEL)).otherwise(reason)
+    )
     return _numbered(frame.sort(TARGET_GENE_ID), "target_key", "targets")
 
 
@@ -149,15 +163,9 @@ def _cells_per_context(results: Path) -> dict[str, tuple[int, int]]:
     return {name: (n, control) for name, n, control in frame.collect().iter_rows()}
 
 
-def program_genes(path: Path, gene_table: pl.DataFrame) -> pl.DataFrame:
-    """Return the genes of each program, matched as for scoring: by Ensembl id, else by symbol.
-
-    Raises
-    ------
-    DataError
-        As :func:`knockscreen.score.programs.read_programs`.
-    """
-    frame = read_programs(path).with_columns(key=pl.col(GENE).str.replace(r"^(ENS\w+)\.\d+$", "$1"))
+def program_genes(programs: pl.DataFrame, gene_table: pl.DataFrame) -> pl.DataFrame:
+    """Return the genes of each program, matched as for scoring: by Ensembl id, else by symbol."""
+    frame = programs.with_columns(key=pl.col(GENE).str.replace(r"^(ENS\w+)\.\d+$", "$1"))
     known = gene_table.select(GENE_ID, "gene_key", "in_panel", symbol=GENE).sort("gene_key")
     named = pl.concat(
         [known.with_columns(key=pl.col(GENE_ID)), known.with_columns(key=pl.col("symbol"))]
@@ -166,8 +174,8 @@ def program_genes(path: Path, gene_table: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.col("in_panel").fill_null(value=False))
 
 
-def programs(members: pl.DataFrame, ranked: pl.DataFrame) -> pl.DataFrame:
-    """Return one row per program; ``ranked`` has the ranked ones and their ``control_status``."""
+def programs(members: pl.DataFrame, ranked: pl.DataFrame, gates: pl.DataFrame) -> pl.DataFrame:
+    """Return one row per program, those of ``ranked`` as ranked, with what their controls say."""
     frame = members.group_by("program", maintain_order=True).agg(
         pl.len().alias("n_genes"),
         pl.col("in_panel").sum().alias("n_panel_genes"),
@@ -175,14 +183,68 @@ def programs(members: pl.DataFrame, ranked: pl.DataFrame) -> pl.DataFrame:
         pl.col("source").drop_nulls().unique(maintain_order=True).str.join("; "),
     )
     frame = frame.join(
-        ranked.select("program", "control_status").unique("program"), on="program", how="full",
-        coalesce=True, maintain_order="left",
-    )  # fmt: skip
+        ranked.select("program").unique(), on="program", how="full", coalesce=True,
+        maintain_order="left",
+    ).join(overall(gates), on="program", how="left", maintain_order="left")  # fmt: skip
     status = pl.when(pl.col("program").is_in(ranked["program"].implode()))
     return frame.with_columns(
         status=status.then(pl.lit("ranked")).otherwise(pl.lit("left_out")),
         source=pl.when(pl.col("source") != "").then(pl.col("source")),
+        control_status=pl.col("control_status").fill_null(NOT_TESTED),
+        control_reason=pl.when(pl.col("control_status").is_null())
+        .then(status.then(pl.lit("the gate was not run")).otherwise(pl.lit("not ranked")))
+        .otherwise("control_reason"),
     )
+
+
+def gate_tables(results: Path) -> dict[str, pl.DataFrame]:
+    """Return the rows of ``gates`` and ``positive_controls``; none if the gate was not run."""
+    files = {"gates": ("gates", GATES), "positive_controls": ("controls", CONTROLS)}
+    found = {}
+    for table, (name, schema) in files.items():
+        path = results / f"gate/{name}.parquet"
+        found[table] = read_table(path, schema) if path.exists() else pl.DataFrame(schema=schema)
+    return found
+
+
+def guides(results: Path) -> pl.DataFrame:
+    """Return the guides that QC judged (no rows if the input names none)."""
+    path = results / "qc/guides.parquet"
+    schema = {
+        TARGET_GENE_ID: pl.String(), "guide_id": pl.String(), "n_cells": pl.Int64(),
+        "log2_fold_change": pl.Float64(), "p_value": pl.Float64(), "fdr": pl.Float64(),
+        "status": pl.String(),
+    }  # fmt: skip
+    return read_table(path, schema) if path.exists() else pl.DataFrame(schema=schema)
+
+
+def of_targets(
+    frame: pl.DataFrame, guide: pl.DataFrame, gene: pl.DataFrame, control: pl.DataFrame
+) -> pl.DataFrame:
+    """Return the targets with what guides, genes and positive controls say of each."""
+    kept = pl.col("status") != "inactive"
+    judged = pl.col("fdr").is_not_null()
+    weight = pl.col("n_cells").filter(kept & pl.col("log2_fold_change").is_not_null())
+    change = pl.col("log2_fold_change").filter(kept & pl.col("log2_fold_change").is_not_null())
+    by_guide = guide.group_by(TARGET_GENE_ID).agg(
+        pl.len().alias("n_guides"),
+        kept.sum().alias("n_guides_kept"),
+        (change.dot(weight) / weight.sum()).fill_nan(None).alias("on_target_log2_fold_change"),
+        pl.when(((pl.col("status") == "kept") & judged).any())
+        .then(pl.lit("confirmed"))
+        .when((pl.col("status") == "inactive").all())
+        .then(pl.lit("inactive"))
+        .when((pl.col("status") == "not_judged").any())
+        .then(pl.lit("not_measurable"))
+        .otherwise(pl.lit("not_assessed"))
+        .alias("knockdown_status"),
+    )
+    expression = gene.select(pl.col(GENE_ID).alias(TARGET_GENE_ID), baseline_expression="mean")
+    known = control.select(TARGET_GENE_ID, "program").unique().sort("program")
+    known = known.group_by(TARGET_GENE_ID).agg(pl.col("program").str.join(", "))
+    for more in (by_guide, expression, known.rename({"program": "known_regulator"})):
+        frame = frame.join(more, on=TARGET_GENE_ID, how="left", maintain_order="left")
+    return frame
 
 
 def artifacts(results: Path) -> pl.DataFrame:
