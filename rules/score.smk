@@ -7,6 +7,7 @@ rule score:
         programs=program_files,
     output:
         effects="results/{run}/{model}score/effects/{shard}.parquet",
+        decoys="results/{run}/{model}score/decoys/{shard}.parquet",
         programs="results/{run}/{model}score/programs/{shard}.parquet",
     log:
         "results/{run}/{model}logs/score/{shard}.log",
@@ -23,7 +24,7 @@ rule score:
     shell:
         "knockscreen score --shard {input.shard} --control {input.control}"
         " --candidates {input.candidates} --store {params.store} --effects {output.effects}"
-        " --programs-out {output.programs} --settings {params.settings:q} 2> {log}"
+        " --decoys-out {output.decoys} --programs-out {output.programs} --settings {params.settings:q} 2> {log}"
 
 
 rule measure:

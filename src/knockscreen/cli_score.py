@@ -22,6 +22,9 @@ def score(
     effects: Annotated[Path, typer.Option(help="Output: effects per target, context and gene.")],
     programs_out: Annotated[Path, typer.Option(help="Output: program scores.")],
     settings: Settings,
+    decoys_out: Annotated[
+        Path | None, typer.Option(help="Output: effects of the decoys, for new programs.")
+    ] = None,
 ) -> None:
     """Score one shard: effects gene by gene, and programs moved, against generated control."""
     from knockscreen.artifacts import atomic, write_manifest
@@ -39,6 +42,9 @@ def score(
     with atomic(effects) as first, atomic(programs_out) as second:
         rows = scoring.write_effects(read, first, config.rank.pool_over)
         table.write_parquet(second, row_group_size=max(len(table) // len(programs.names), 1))
+    if decoys_out is not None:
+        with atomic(decoys_out) as third:
+            scoring.write_effects(read, third, config.rank.pool_over, decoys=True)
     inputs = [shard, control, candidates, store / "store.json", Path(config.programs.file)]
     for output in (effects, programs_out):
         write_manifest(

@@ -75,6 +75,8 @@ def list_candidates(known: Known, which: str, shards: int) -> pl.DataFrame:
         msg = f"screen.candidates '{which}' leaves no gene that the model can generate."
         raise ConfigError(msg)
     order = {i: n for n, i in enumerate(screened)}
+    shard = _deal(screened[: len(screened) - len(decoys)], shards)
+    shard |= _deal(screened[len(screened) - len(decoys) :], shards)
     table = [
         (
             order.get(i, len(screened) + i),
@@ -82,12 +84,17 @@ def list_candidates(known: Known, which: str, shards: int) -> pl.DataFrame:
             gene_id,
             evidence if i in order else None,
             status,
-            order[i] * shards // len(screened) if i in order else None,
+            shard.get(i),
         )
         for i, (gene, gene_id, evidence, status) in enumerate(rows)
     ]
     frame = pl.DataFrame(table, schema=CANDIDATES, orient="row").sort("candidate")
     return frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int32).alias("candidate"))
+
+
+def _deal(rows: list[int], shards: int) -> dict[int, int]:
+    """Deal rows out to shards in order, as evenly as can be."""
+    return {row: n * shards // len(rows) for n, row in enumerate(rows)}
 
 
 def list_decoys(known: Known, candidates: list[str]) -> list[tuple[str, str, str, str]]:

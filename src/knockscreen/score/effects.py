@@ -31,7 +31,7 @@ from knockscreen.errors import DataError
 from knockscreen.names import CP10K, is_decoy, own_gene_id
 from knockscreen.score.contexts import pooled_contexts
 from knockscreen.score.programs import ProgramMatrix
-from knockscreen.score.random_programs import ProgramNull
+from knockscreen.score.random_programs import Beside, ProgramNull
 
 PSEUDOCOUNT = 0.1
 """Counts per 10,000 added to both sides of a fold change."""
@@ -179,14 +179,16 @@ EFFECT_SCHEMA = pa.schema(
 )
 
 
-def effect_tables(shard: Shard, pool_over: Sequence[str]) -> Iterator[pa.Table]:
+def effect_tables(
+    shard: Shard, pool_over: Sequence[str], *, decoys: bool = False
+) -> Iterator[pa.Table]:
     """Yield the long effects of one context after another, sorted by context, target and gene.
 
-    Decoys are left out: they are a null, and nothing to be looked at.
+    Either of the candidates or of the decoys, which are a null and nothing to be looked at.
     """
     targets, genes = np.array(shard.target_gene_ids), np.array(shard.meta.gene_ids)
     rows, columns = np.argsort(targets, kind="stable"), np.argsort(genes, kind="stable")
-    rows = rows[[not is_decoy(target) for target in targets[rows]]]
+    rows = rows[[is_decoy(target) == decoys for target in targets[rows]]]
     k, g = len(rows), len(columns)
     groups = pooled_contexts(shard.meta.contexts, pool_over)
     names = pa.array(list(groups))
@@ -218,11 +220,16 @@ def effect_tables(shard: Shard, pool_over: Sequence[str]) -> Iterator[pa.Table]:
         yield pa.Table.from_arrays(arrays, schema=EFFECT_SCHEMA)
 
 
-def write_effects(shard: Shard, path: Path, pool_over: Sequence[str]) -> int:
-    """Write the long effects of a shard to Parquet, one context at a time; return the rows."""
+def write_effects(
+    shard: Shard, path: Path, pool_over: Sequence[str], *, decoys: bool = False
+) -> int:
+    """Write the long effects of a shard to Parquet, one context at a time; return the rows.
+
+    Decoys go to a file of their own: with them, new programs can be ranked as sure as these.
+    """
     rows = 0
     with pq.ParquetWriter(path, EFFECT_SCHEMA, compression="zstd", store_schema=False) as writer:
-        for table in effect_tables(shard, pool_over):
+        for table in effect_tables(shard, pool_over, decoys=decoys):
             writer.write_table(table)
             rows += table.num_rows
     return rows
@@ -254,7 +261,7 @@ def program_scores(
     order = np.argsort(np.array(shard.target_gene_ids), kind="stable")
     scores = np.empty((p, len(groups), k, 1 + b))
     n_genes = np.empty((p, k), dtype=np.int32)
-    beside = _Beside.empty(p, len(groups), k)
+    beside = Beside.empty(p, len(groups), k)
     for position, candidate in enumerate(order):
         own_gene = own.get(own_gene_id(shard.target_gene_ids[candidate]), -1)
         weights, n = programs.without(own_gene)
@@ -272,46 +279,15 @@ def program_scores(
             delta[:, own_gene] = 0.0
         beside.add(position, delta, scores[:, :, position, 0], null)
     if null is not None:
-        unknown = np.full(p, np.nan)
-        errors = [null.control_error.get(name, unknown) for name in shard.meta.contexts]
-        squared = np.stack(errors) ** 2  # (C, P)
-        beside.error[:] = np.sqrt(average**2 @ squared).T
+        beside.error[:] = null.pooled_error(shard.meta.contexts, average)
     targets = [shard.target_gene_ids[i] for i in order]
     return _score_frame(scores, n_genes, beside, names=(programs.names, list(groups), targets))
-
-
-@dataclass(frozen=True)
-class _Beside:
-    """What is said of each score beside it, filled in candidate by candidate."""
-
-    magnitude: Floats  # (X, K)
-    toward: Floats  # (P, X, K)
-    away: Floats  # (P, X, K)
-    error: Floats  # (P, X) of the control
-
-    @classmethod
-    def empty(cls, p: int, x: int, k: int) -> "_Beside":
-        toward, away = (np.full((p, x, k), np.nan) for _ in range(2))
-        return cls(np.zeros((x, k)), toward, away, np.full((p, x), np.nan))
-
-    def add(self, k: int, delta: Floats, score: Floats, null: ProgramNull | None) -> None:
-        """Add candidate ``k`` from its effects (X, G), its own gene 0, and its scores (P, X)."""
-        self.magnitude[:, k] = np.sqrt((delta**2).sum(axis=1))
-        if null is None or not null.weights.shape[1]:
-            return
-        p, n, g = null.weights.shape
-        moved = null.weights.reshape(p * n, g) @ delta.T.astype(np.float32)
-        moved = moved.reshape(p, n, -1)  # (P, N, X)
-        known = np.isfinite(score)
-        for found, sign in ((self.toward, 1), (self.away, -1)):
-            b = (sign * moved >= sign * score[:, None]).sum(axis=1)  # (P, X)
-            found[:, :, k] = np.where(known, (b + 1) / (n + 1), np.nan)
 
 
 def _score_frame(
     scores: Floats,
     n_genes: NDArray[np.int32],
-    beside: _Beside,
+    beside: Beside,
     *,
     names: tuple[Sequence[str], Sequence[str], Sequence[str]],
 ) -> pl.DataFrame:
@@ -331,10 +307,7 @@ def _score_frame(
             "score": scores[..., 0].ravel(),
             "score_se": error,
             "n_genes": np.repeat(n_genes[:, None, :], x, axis=1).ravel(),
-            "magnitude": np.broadcast_to(beside.magnitude, (p, x, k)).ravel(),
-            "specific_toward": beside.toward.ravel(),
-            "specific_away": beside.away.ravel(),
-            "control_error": np.repeat(beside.error[:, :, None], k, axis=2).ravel(),
+            **beside.columns(),
             "blocks": pl.Series(by_block).cast(pl.List(pl.Float64)),
         }
     )

@@ -12,6 +12,7 @@ Shapes: P programs, N random programs for each, G panel genes.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,53 @@ class ProgramNull:
 
     weights: NDArray[np.float32]  # (P, N, G) of random programs
     control_error: dict[str, Floats]  # context -> (P,)
+
+    def pooled_error(self, contexts: Sequence[str], average: Floats) -> Floats:
+        """Return errors (P, X) of the control in contexts that average (X, C) over others."""
+        unknown = np.full(len(self.weights), np.nan)
+        squared = np.stack([self.control_error.get(name, unknown) for name in contexts]) ** 2
+        return np.asarray(np.sqrt(average**2 @ squared).T)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is said of each score beside it, filled in candidate by candidate.
+
+    X contexts, K candidates.
+    """
+
+    magnitude: Floats  # (X, K)
+    toward: Floats  # (P, X, K)
+    away: Floats  # (P, X, K)
+    error: Floats  # (P, X) of the control
+
+    @classmethod
+    def empty(cls, p: int, x: int, k: int) -> "Beside":
+        """Return it with nothing known yet."""
+        toward, away = (np.full((p, x, k), np.nan) for _ in range(2))
+        return cls(np.zeros((x, k)), toward, away, np.full((p, x), np.nan))
+
+    def add(self, k: int, delta: Floats, score: Floats, null: ProgramNull | None) -> None:
+        """Add candidate ``k`` from its effects (X, G), its own gene 0, and its scores (P, X)."""
+        self.magnitude[:, k] = np.sqrt((delta**2).sum(axis=1))
+        if null is None or not null.weights.shape[1]:
+            return
+        p, n, g = null.weights.shape
+        moved = null.weights.reshape(p * n, g) @ delta.T.astype(np.float32)
+        moved = moved.reshape(p, n, -1)  # (P, N, X)
+        known = np.isfinite(score)
+        for found, sign in ((self.toward, 1), (self.away, -1)):
+            b = (sign * moved >= sign * score[:, None]).sum(axis=1)  # (P, X)
+            found[:, :, k] = np.where(known, (b + 1) / (n + 1), np.nan)
+
+    def columns(self) -> dict[str, Floats]:
+        """Return the columns of score tables, programs slowest and candidates fastest."""
+        return {
+            "magnitude": np.broadcast_to(self.magnitude, self.toward.shape).ravel(),
+            "specific_toward": self.toward.ravel(),
+            "specific_away": self.away.ravel(),
+            "control_error": np.repeat(self.error[:, :, None], self.magnitude.shape[1], 2).ravel(),
+        }
 
 
 def program_null(folder: Path | str, programs: ProgramMatrix, n: int) -> ProgramNull:
