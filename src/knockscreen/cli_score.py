@@ -73,8 +73,9 @@ def measure(
     config = read_stage(measured.MeasureStage, settings)
     programs = load_programs(config.programs, store)
     paths = measured.write_measured(
-        store, output_dir, programs, config.rank.pool_over, seed=config.seed, splits=splits or ()
-    )
+        store, output_dir, programs, config.rank.pool_over,
+        seed=config.seed, splits=splits or (), replicates=config.measured.replicates,
+    )  # fmt: skip
     for output in paths:
         write_manifest(
             output,
@@ -100,6 +101,10 @@ def rank(
         list[Path] | None,
         typer.Option(help="Folder of the program scores of a further model; repeatable."),
     ] = None,
+    external: Annotated[
+        Path | None,
+        typer.Option(help="Program scores of measured tables from elsewhere, each ranked apart."),
+    ] = None,
     gates: Annotated[
         Path | None, typer.Option(help="What the positive controls say; none: nothing tested.")
     ] = None,
@@ -115,8 +120,11 @@ def rank(
     from knockscreen.score.score_files import find_scores
 
     config = read_stage(ranking.RankStage, settings)
-    scores = find_scores(programs_dir, measured, candidates, store, replicate_dir or ())
+    scores = find_scores(
+        programs_dir, measured, candidates, store, replicate_dir or (), external=external
+    )
     labels = read_table(gates, "gate") if gates else None
+    more = [path for path in (measured, external, gates) if path]
     for output in ranking.write_rankings(scores, output_dir, config.rank, config.seed, labels):
         write_manifest(
             output,
@@ -125,7 +133,7 @@ def rank(
                 *scores.shards,
                 *(path for shards in scores.replicates for path in shards),
                 candidates,
-                *[path for path in (measured, gates) if path],
+                *more,
             ],
             settings=config.model_dump(mode="json"),
             seed=config.seed,

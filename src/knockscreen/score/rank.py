@@ -13,9 +13,12 @@ Rank intervals say how far a rank moves with the noise in the scores:
   (:mod:`knockscreen.score.calibration`);
 - measured: scores redrawn from a normal distribution with their standard error.
 
-``p_value`` is of decoys, ``fdr`` by Benjamini-Hochberg over the targets of one program, context,
-direction and kind of evidence; both are NULL without decoys: generated cells are free, and a
-p-value over them would prove nothing.
+``p_value`` of predicted rows is of decoys, ``fdr`` by Benjamini-Hochberg over the trained targets
+of one program, context and direction; both are NULL without decoys: generated cells are free, and a
+p-value over them would prove nothing. Measured rows carry those of replicates.
+
+Measured rows of the run have no ``source``; those of a table from elsewhere have its name there,
+and every source is ranked apart.
 """
 
 import logging
@@ -68,10 +71,11 @@ RANKINGS: dict[str, type[pl.DataType]] = {
     "direction_p": pl.Float64,
     "donor_concordance": pl.Float64,
     "donor_sd": pl.Float64,
+    "source": pl.String,
 }
 BY_DIRECTION = ("p_value", "fdr", "program_specificity_p", "direction_p")
 """Columns of a ranking that differ between directions."""
-ALIKE = ("n_decoys", "donor_concordance", "donor_sd")
+ALIKE = ("n_decoys", "donor_concordance", "donor_sd", "source")
 """Columns that a score may lack, the same in both directions."""
 
 
@@ -186,9 +190,14 @@ def rank_scores(
 
 
 def _with_missing(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return rows with every column of a ranking that they lack, as NULL."""
-    wanted = [*(f"{name}_{d.value}" for name in BY_DIRECTION for d in Direction), *ALIKE]
-    return rows.with_columns(pl.lit(None).alias(n) for n in wanted if n not in rows.columns)
+    """Return rows with every column of a ranking that they lack: of both directions, else NULL."""
+    missing = []
+    for name in BY_DIRECTION:
+        both = pl.col(name) if name in rows.columns else pl.lit(None)
+        directed = [f"{name}_{direction.value}" for direction in Direction]
+        missing += [both.alias(n) for n in directed if n not in rows.columns]
+    missing += [pl.lit(None).alias(n) for n in ALIKE if n not in rows.columns]
+    return rows.with_columns(missing)
 
 
 def _resample_predicted(rows: pl.DataFrame, settings: RankConfig, seed: int) -> Floats | None:
@@ -220,7 +229,8 @@ def _resample_predicted(rows: pl.DataFrame, settings: RankConfig, seed: int) -> 
     return np.asarray(resampled)
 
 
-def _resample_measured(rows: pl.DataFrame, settings: RankConfig, seed: int) -> Floats:
+def resample_errors(rows: pl.DataFrame, settings: RankConfig, seed: int) -> Floats:
+    """Return scores (R, T) redrawn from a normal distribution with their standard error."""
     error = rows["score_sd"].fill_null(0.0).to_numpy()
     noise = np.random.default_rng([seed, 1]).standard_normal((settings.resamples, len(rows)))
     return np.asarray(rows["score"].to_numpy() + error * noise)
@@ -240,24 +250,27 @@ def rank_program(
     """Return the score rows and the ranking rows of one program, predicted before measured."""
     predicted, decoys = predicted_scores(scores, program)
     predicted = with_concordance(calibrated(predicted, decoys))
-    measured = with_concordance(measured_scores(scores, program))
+    measured = measured_scores(scores, program)
+    if not measured.is_empty():
+        measured = pl.concat(
+            [with_concordance(own) for own in measured.partition_by("source", maintain_order=True)]
+        )
     contexts = sorted({*predicted["context"], *measured["context"]})
     score_rows, ranking_rows = [], []
     for context in contexts:
-        for rows, resample in ((predicted, _resample_predicted), (measured, _resample_measured)):
+        for rows, resample in ((predicted, _resample_predicted), (measured, resample_errors)):
             part = rows.filter(pl.col("context") == context)
             score_rows.append(part.select(*SCORES).cast(pl.Schema(SCORES)))
-            part = part.drop_nulls("score")
-            if not part.is_empty():
-                resampled, still = resample(part, settings, seed), None
+            for own in part.drop_nulls("score").partition_by("source", maintain_order=True):
+                resampled, still = resample(own, settings, seed), None
                 unseen = pl.col("evidence") == Evidence.PREDICTED_UNSEEN.value
-                if part.select(unseen.any() & ~unseen.all()).item():
-                    at_rest = part.with_columns(
+                if own.select(unseen.any() & ~unseen.all()).item():
+                    at_rest = own.with_columns(
                         noise_sd=pl.when(~unseen).then("noise_sd"),
                         rest_at=pl.when(unseen).then(pl.col("score").filter(unseen).median()),
                     )
                     still = resample(at_rest, settings, seed)
-                ranking_rows.append(rank_scores(part, resampled, settings.interval, still))
+                ranking_rows.append(rank_scores(own, resampled, settings.interval, still))
     empty = pl.DataFrame(schema=RANKINGS)
     return pl.concat(score_rows), pl.concat([empty, *ranking_rows])
 

@@ -197,6 +197,8 @@ def rescore(
         deltas = read_deltas(measured, programs.gene_ids)
         frame = score_frame(deltas, programs, *scores(deltas, programs))
         frame = frame.drop("blocks").rename({"score_se": "standard_error"}).drop_nulls("score")
+        untested = [pl.lit(None, pl.Float64).alias(name) for name in ("p_value", "fdr")]
+        frame = frame.with_columns(untested)  # replicates are not in the stored effects
         yield _write(frame, programs, output / "measured.parquet")
 
 

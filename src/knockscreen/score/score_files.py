@@ -24,8 +24,11 @@ SCORES: dict[str, type[pl.DataType]] = {
     "score": pl.Float64,
     "score_sd": pl.Float64,
     "n_genes": pl.Int32,
+    "source": pl.String,
     "magnitude": pl.Float64,
 }
+TESTS: dict[str, type[pl.DataType]] = {"p_value": pl.Float64, "fdr": pl.Float64}
+"""Columns of measured scores: over replicates."""
 BESIDE = ("specific_toward", "specific_away", "control_error", "blocks", "models")
 """Columns of a shard's scores beside those that are kept."""
 CALIBRATED = ("magnitude", "specific_toward", "specific_away", "control_error")
@@ -38,6 +41,7 @@ class Scores:
 
     shards: list[Path]
     measured: Path | None
+    external: Path | None  # scores of measured tables from elsewhere
     candidates: pl.DataFrame  # screened ones: target_gene_id, target_gene, evidence
     decoys: pl.DataFrame  # target_gene_id, target_gene, evidence they are the null of
     symbols: dict[str, str]  # of every target of the store
@@ -50,6 +54,8 @@ def find_scores(
     candidates: Path,
     store: Path,
     replicates: Sequence[Path] = (),
+    *,
+    external: Path | None = None,
 ) -> Scores:
     """Find the score files of a run: those of the shards that the candidate table names, no others.
 
@@ -74,6 +80,7 @@ def find_scores(
     return Scores(
         shards=_shard_files(Path(programs_dir), wanted),
         measured=Path(measured) if measured else None,
+        external=Path(external) if external else None,
         candidates=table.select("target_gene_id", "target_gene", "evidence"),
         decoys=decoys.select("target_gene_id", "target_gene", "evidence"),
         symbols={t["target_gene_id"]: t["target_gene"] for t in described["targets"]},
@@ -95,7 +102,7 @@ def _shard_files(folder: Path, wanted: list[int]) -> list[Path]:
 
 def program_names(scores: Scores) -> list[str]:
     """Return the programs that any file has scores of, in order."""
-    files = [*scores.shards, *([scores.measured] if scores.measured else [])]
+    files = [*scores.shards, *(path for path in (scores.measured, scores.external) if path)]
     names = pl.scan_parquet(files, missing_columns="insert", extra_columns="ignore")
     return sorted(names.select(pl.col("program").unique()).collect()["program"].to_list())
 
@@ -104,7 +111,8 @@ def _of_program(shards: list[Path], program: str) -> pl.DataFrame:
     rows = pl.scan_parquet(shards).filter(pl.col("program") == program).collect()
     rows = rows.rename({"score_se": "score_sd"}).cast({"n_genes": pl.Int32})
     rows = rows.with_columns(
-        pl.lit(None, pl.Float64).alias(name) for name in CALIBRATED if name not in rows.columns
+        pl.lit(None, pl.String).alias("source"),
+        *(pl.lit(None, pl.Float64).alias(n) for n in CALIBRATED if n not in rows.columns),
     )
     return rows.sort("context", "target_gene_id")
 
@@ -135,15 +143,21 @@ def predicted_scores(scores: Scores, program: str) -> tuple[pl.DataFrame, pl.Dat
 
 
 def measured_scores(scores: Scores, program: str) -> pl.DataFrame:
-    """Return the measured scores of one program, sorted by context and target."""
-    if scores.measured is None:
-        return pl.DataFrame(schema=SCORES)
-    rows = pl.scan_parquet(scores.measured).filter(pl.col("program") == program).collect()
+    """Return the measured scores of one program, sorted by context, source and target."""
+    schema = pl.Schema(SCORES | TESTS)
     symbols = pl.DataFrame(
         {"target_gene_id": list(scores.symbols), "target_gene": list(scores.symbols.values())}
     )
-    rows = rows.join(symbols, on="target_gene_id").rename({"standard_error": "score_sd"})
-    rows = rows.with_columns(
-        pl.lit(Evidence.MEASURED.value).alias("evidence"), pl.lit(None).alias("magnitude")
-    )
-    return rows.select(*SCORES).cast(pl.Schema(SCORES)).sort("context", "target_gene_id")
+    frames = [pl.DataFrame(schema=schema)]
+    for path in (scores.measured, scores.external):
+        if path is None:
+            continue
+        rows = pl.scan_parquet(path).filter(pl.col("program") == program).collect()
+        if path == scores.measured:
+            rows = rows.join(symbols, on="target_gene_id")
+            rows = rows.with_columns(pl.lit(None, pl.String).alias("source"))
+        rows = rows.rename({"standard_error": "score_sd"})
+        evidence = pl.lit(Evidence.MEASURED.value).alias("evidence")
+        rows = rows.with_columns(evidence, pl.lit(None).alias("magnitude"))
+        frames.append(rows.select(*schema).cast(schema))
+    return pl.concat(frames).sort("context", "source", "target_gene_id")
