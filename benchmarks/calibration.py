@@ -37,7 +37,8 @@ from scipy.stats import ks_2samp, rankdata
 from knockscreen import cli_data, cli_model, cli_score, cli_screen, cli_simulate
 from knockscreen.config import merge, read_values
 from knockscreen.names import is_decoy
-from knockscreen.score.programs import program_matrix, read_programs
+from knockscreen.score.program_files import read_programs
+from knockscreen.score.programs import program_matrix
 from knockscreen.simulate.world import MEAN_STRENGTH
 from knockscreen.training.effect import EffectModel, load_effects
 

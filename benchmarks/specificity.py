@@ -26,7 +26,8 @@ from knockscreen.names import is_decoy
 from knockscreen.score.calibration import calibrated, direction_p_value
 from knockscreen.score.candidates import read_candidates
 from knockscreen.score.effects import Shard, program_scores, read_shard
-from knockscreen.score.programs import ProgramMatrix, program_matrix, read_programs
+from knockscreen.score.program_files import read_programs
+from knockscreen.score.programs import ProgramMatrix, program_matrix
 from knockscreen.score.random_programs import control_background, program_null
 
 FDR, SMALL = 0.1, 0.05
