@@ -126,6 +126,12 @@ def candidates_file(wildcards):
     )
 
 
+def cells_of_shard():
+    """The generated cells of a shard, where screen.save_cells asks for them."""
+    cells = "results/{run}/screen/shards/{shard}.h5ad"
+    return {"cells": cells} if config["screen"]["save_cells"] else {}
+
+
 def all_shards(pattern):
     """One path per shard of the screen."""
 

@@ -16,6 +16,7 @@ MODULES = (
     "cli_data",
     "cli_model",
     "cli_screen",
+    "cli_embed",
     "cli_score",
     "cli_evaluate",
     "cli_sweep",
