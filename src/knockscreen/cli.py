@@ -18,6 +18,8 @@ MODULES = (
     "cli_screen",
     "cli_embed",
     "cli_score",
+    "cli_external",
+    "cli_validate",
     "cli_evaluate",
     "cli_sweep",
     "cli_store",

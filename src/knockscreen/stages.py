@@ -60,7 +60,10 @@ STAGES: dict[str, Stage] = {
     ),
     "generate_matched": Stage(("cli_screen.py::generate_matched",), ("seed", "screen")),
     "score": Stage(("cli_score.py::score",), ("programs", "rank")),
-    "measure": Stage(("cli_score.py::measure",), ("seed", "programs", "rank")),
+    "measure": Stage(("cli_score.py::measure",), ("seed", "programs", "rank", "measured")),
+    "external": Stage(
+        ("cli_external.py::load_external",), ("seed", "programs", "rank", "external")
+    ),
     "gate": Stage(("cli_score.py::gate",), ("gate",)),
     "rank": Stage(("cli_score.py::rank",), ("seed", "rank")),
     "evaluate": Stage(("cli_evaluate.py::evaluate",), ("seed", "programs", "rank", "evaluate")),
@@ -69,7 +72,8 @@ STAGES: dict[str, Stage] = {
         ("cli_store.py::build_db",),
         (
             *("run", "seed", "data", "simulate", "qc", "panel", "splits", "programs"),
-            *("effect", "vae", "flow", "screen", "gate", "rank", "evaluate", "sweep", "report"),
+            *("effect", "vae", "flow", "screen", "measured", "external", "gate", "rank"),
+            *("evaluate", "sweep", "report"),
         ),
         files=("store/*.sql",),
     ),
