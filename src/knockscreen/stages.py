@@ -61,7 +61,7 @@ STAGES: dict[str, Stage] = {
     "generate_matched": Stage(("cli_screen.py::generate_matched",), ("seed", "screen")),
     "score": Stage(("cli_score.py::score",), ("programs", "rank")),
     "measure": Stage(("cli_score.py::measure",), ("seed", "programs", "rank")),
-    "gate": Stage(("cli_score.py::gate",), ("gate",)),
+    "gate": Stage(("cli_score.py::gate",), ("programs", "gate")),
     "rank": Stage(("cli_score.py::rank",), ("seed", "rank")),
     "evaluate": Stage(("cli_evaluate.py::evaluate",), ("seed", "programs", "rank", "evaluate")),
     "build_db": Stage(
