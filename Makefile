@@ -78,7 +78,7 @@ schema: .venv/.installed-screen
 	$(BIN)/python -m knockscreen.config > workflow/schemas/config.schema.json
 
 bench: .venv/.installed-dev
-	for script in database qc_memory rerank; do $(BIN)/python benchmarks/$$script.py; done
+	for script in database evaluate qc_memory rerank; do $(BIN)/python benchmarks/$$script.py; done
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -3,6 +3,9 @@
 python benchmarks/bars.py run demo deep thp1 jurkat --seeds 0 1 2
 python benchmarks/bars.py show demo deep thp1 jurkat [--context all] [--split screened]
 
+The second prints the mean over seeds as Markdown; beside each baseline is, seed by seed, whether
+the model wins (+), ties (=) or loses (-) against it, from the 95 % interval over targets.
+
 demo    the simulated screen as it is
 deep    trained on as many cells, judged by 40,000: screened targets, 16 targets never trained on,
         and every other target without one of its contexts
@@ -84,6 +87,8 @@ def show(name: str, context: str, splits: list[str]) -> None:
     folders = sorted(Path("results").glob(f"bar-{name}-[0-9]/evaluate"))
     found = pl.concat([pl.read_parquet(f / "metrics.parquet") for f in folders])
     against = pl.concat([pl.read_parquet(f / "summary.parquet") for f in folders])
+    if context not in found["context"]:
+        context = found["context"].sort()[0]  # a screen of one context
     where = (pl.col("context") == context) & pl.col("program").is_null()
     found = found.filter(where, target_gene="all").filter(pl.col("method") != "all")
     against = against.filter(context=context)
@@ -92,21 +97,22 @@ def show(name: str, context: str, splits: list[str]) -> None:
         if part.is_empty():
             continue
         methods = ["model", *sorted(set(part["method"]) - {"model", "ceiling", "split_half"})]
-        methods += ["split_half", "ceiling"]
-        print(f"\n{name}, {split}, {context}: mean of {len(folders)} seeds")
-        print(f"{'metric':30s}" + "".join(f"{m[:12]:>14s}" for m in methods))
+        methods = [*methods, "split_half", "ceiling"]
+        print(f"\n{name}, {split}, {context}: mean of {len(folders)} seeds\n")
+        print("| metric | " + " | ".join(m.replace("_", " ") for m in methods) + " |")
+        print("| --- " * (len(methods) + 1) + "|")
         for metric in METRICS:
             rows = part.filter(metric=metric)
             if rows.is_empty():
                 continue
-            line = f"{metric:30s}"
+            cells = []
             for method in methods:
                 values = rows.filter(method=method)["value"].drop_nulls().to_numpy()
                 text = "-" if not len(values) else f"{np.mean(values):.3f}"
                 verdicts = against.filter(split=split, metric=metric, baseline=method)["verdict"]
                 wins = "".join({"wins": "+", "loses": "-", "ties": "="}[v] for v in verdicts if v)
-                line += f"{text + ' ' + wins:>14s}"
-            print(line)
+                cells.append(f"{text} {wins}".strip())
+            print(f"| `{metric}` | " + " | ".join(cells) + " |")
 
 
 def main() -> None:

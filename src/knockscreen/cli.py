@@ -18,6 +18,7 @@ MODULES = (
     "cli_screen",
     "cli_score",
     "cli_evaluate",
+    "cli_sweep",
     "cli_store",
     "cli_query",
     "cli_signature",

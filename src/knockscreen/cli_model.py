@@ -59,6 +59,17 @@ def fit_effects(settings: Settings, store: Store, output_dir: OutputDir) -> None
         "targets": sum(model.trained),
         "weights": None if model.linear is None else model.linear.unseen.weights.round(4).tolist(),
     }
+    known = set(model.featured())
+    pairs = zip(model.vocabulary.gene_ids, model.vocabulary.genes, strict=True)
+    without = [gene for gene_id, gene in pairs if gene_id not in known]
+    notes["genes_without_features"] = len(without)
+    if known and without:
+        log.info(
+            "%d of %d panel genes have no features, so their knock-down is predicted only where it"
+            " was trained: %s%s",
+            len(without), len(model.vocabulary.gene_ids), ", ".join(without[:5]),
+            ", ..." if len(without) > 5 else "",
+        )  # fmt: skip
     path = output_dir / "effect.safetensors"
     fitting.save_effects(path, model, notes)
     write_manifest(

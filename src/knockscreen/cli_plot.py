@@ -28,6 +28,10 @@ MOST_CELLS = 10_000
 FITTED_CELLS = 4_000
 """Training cells that the map is fitted on at most."""
 EVALUATED = ("split", "context", "target_gene", "method", "metric", "program", "value", "n")
+SWEPT = (
+    *("part", "solver", "steps", "strategy", "context_weight", "perturbation_weight"),
+    *("metric", "value", "difference", "low", "high", "verdict"),
+)
 
 
 class PlotStage(Section):
@@ -310,6 +314,15 @@ def _targets(run: "RunTables", wish: Wish) -> "Figure":
     return targets(rows, simulated=run.simulated)
 
 
+def _sweep(run: "RunTables", wish: Wish) -> "Figure":
+    from knockscreen.artifacts import read_json
+    from knockscreen.figures.sweep import sweep
+
+    rows = run.scan("sweep/sweep.parquet", SWEPT).collect()
+    chosen = read_json(run.path("sweep/chosen.json"))
+    return sweep(rows, chosen, tolerance=chosen["tolerance"], simulated=run.simulated)
+
+
 FIGURES: dict[str, Callable[["RunTables", Wish], "Figure"]] = {
     "qc": _qc,
     "loss": _loss,
@@ -320,6 +333,7 @@ FIGURES: dict[str, Callable[["RunTables", Wish], "Figure"]] = {
     "measured": _measured,
     "evaluation": _evaluation,
     "targets": _targets,
+    "sweep": _sweep,
 }
 OF_A_PROGRAM = ("volcano", "ranking", "heatmap", "measured")
 

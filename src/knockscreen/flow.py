@@ -13,6 +13,8 @@ from torch import Tensor
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """(x (B, L, D), t (B,)) -> velocity (B, L, D)."""
+Solver = Callable[[Velocity, Tensor, int], Tensor]
+"""(velocity, x at t = 0, steps) -> x at t = 1."""
 
 
 def interpolate(x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,6 +119,19 @@ def heun(velocity: Velocity, x: Tensor, steps: int) -> Tensor:
     return x
 
 
+def rk4(velocity: Velocity, x: Tensor, steps: int) -> Tensor:
+    """Integrate with the classical Runge-Kutta method: four evaluations a step, order 4."""
+    grid = uniform_grid(steps)
+    for t, t_next in pairwise(grid):
+        h = t_next - t
+        k1 = velocity(x, _at(x, t))
+        k2 = velocity(x + 0.5 * h * k1, _at(x, t + 0.5 * h))
+        k3 = velocity(x + 0.5 * h * k2, _at(x, t + 0.5 * h))
+        k4 = velocity(x + h * k3, _at(x, t_next))
+        x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    return x
+
+
 def ab2(velocity: Velocity, x: Tensor, steps: int) -> Tensor:
     """Integrate with two-step Adams-Bashforth on a cosine grid: one evaluation a step, order 2."""
     grid = cosine_grid(steps)
@@ -181,10 +196,11 @@ def dopri5(
     return x
 
 
-SOLVERS: dict[str, Callable[[Velocity, Tensor, int], Tensor]] = {
+SOLVERS: dict[str, Solver] = {
     "euler": euler,
     "midpoint": midpoint,
     "heun": heun,
+    "rk4": rk4,
     "ab2": ab2,
     "dopri5": dopri5,
 }

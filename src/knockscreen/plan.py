@@ -12,7 +12,7 @@ from knockscreen.models.velocity import VelocitySettings
 from knockscreen.names import NTC, Evidence, parse_context
 from knockscreen.nn.blocks import swiglu_width
 
-EVALUATIONS = {"euler": 1, "midpoint": 2, "heun": 2, "ab2": 1, "dopri5": 12}
+EVALUATIONS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4, "ab2": 1, "dopri5": 12}
 """Evaluations of the velocity per solver step."""
 
 CANDIDATES = {
@@ -59,8 +59,10 @@ def list_candidates(known: Known, which: str, shards: int) -> pl.DataFrame:
         evidence = Evidence.PREDICTED_SEEN if seen else Evidence.PREDICTED_UNSEEN
         if seen or featured:
             status = "screened"
-        elif cells.get(gene_id, 0) == 0 or gene_id in v.gene_ids:
+        elif cells.get(gene_id, 0) == 0:
             status = "not_expressed"
+        elif gene_id in v.gene_ids:
+            status = "no_features"
         else:
             status = "filtered"
         rows.append((symbols.get(gene_id, gene_id), gene_id, str(evidence), status))

@@ -19,6 +19,7 @@ WRITERS = {
     "measured": "measure",
     "rank": "rank",
     "evaluate": "evaluate",
+    "sweep": "sweep",
 }
 """Folder of a run -> verb that writes it."""
 VERBS = {"screen/matched.npz": "generate-matched", "screen/candidates.parquet": "plan"}

@@ -6,9 +6,11 @@ by nothing else. Shards and their order cannot matter: no random number knows of
 Shapes: R draws, C contexts, G genes, B blocks of draws.
 """
 
+import copy
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,10 +91,18 @@ class Sampler:
         self.effects = effects
         self.base = torch.from_numpy(effects.base()).to(next(vae.parameters()).device)
         self.settings = settings
+        self.solve = flow.SOLVERS[settings.solver]
         self.device = next(vae.parameters()).device
         self.mean = model.latent_mean.to(self.device)
         self.scale = model.latent_scale.to(self.device)
         self.width = model.net.settings.features
+
+    def changed(self, solve: flow.Solver | None = None, **settings: Any) -> "Sampler":
+        """Return this sampler with other settings, or another solver; the networks are shared."""
+        other = copy.copy(self)
+        other.settings = replace(self.settings, **settings)
+        other.solve = solve or flow.SOLVERS[other.settings.solver]
+        return other
 
     def is_seen(self, gene_id: str) -> bool:
         """Return whether a target was knocked down in training cells (control included)."""
@@ -182,13 +192,11 @@ class Sampler:
             torch.full((n,), target.code, device=self.device),
             features,
         )
-        solve = flow.SOLVERS[self.settings.solver]
         pieces = []
         for start in range(0, n, self.settings.batch_size):
             rows = slice(start, start + self.settings.batch_size)
-            pieces.append(
-                solve(self.velocity(condition.rows(rows)), noise[rows], self.settings.steps)
-            )
+            velocity = self.velocity(condition.rows(rows))
+            pieces.append(self.solve(velocity, noise[rows], self.settings.steps))
         x = torch.cat(pieces)
         return x * self.scale + self.mean
 

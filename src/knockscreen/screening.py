@@ -98,18 +98,24 @@ def write_shard(
         np.savez(handle, allow_pickle=False, meta=_meta(screen), candidate=numbers, **arrays)
 
 
-def matched_cells(
-    sampler: Sampler, store: CellStore, most: int = 4000
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return counts (n, G) generated for held-out test cells, and their rows in the store.
+def matched_rows(store: CellStore, most: int = 4000) -> NDArray[np.int64]:
+    """Return the rows of the test cells, at most ``most`` of them, taken evenly.
 
-    Each has the condition and the library size of its real cell, so that the two sets differ by
-    the model alone. At most ``most`` rows, taken evenly; validation cells where there is no test.
+    Validation cells where there is no test.
     """
     rows = store.rows(Split.TEST)
     rows = rows if len(rows) else store.rows(Split.VALIDATION)
     if len(rows) > most:
         rows = rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
+    return rows
+
+
+def matched_cells(sampler: Sampler, store: CellStore, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Return counts (n, G) generated for real cells, the rows of a store.
+
+    Each has the condition and the library size of its real cell, so that the two sets differ by
+    the model alone.
+    """
     v = store.vocabulary
     target = np.asarray(store.target)[rows]
     context = store.context_index()[rows]
@@ -128,12 +134,13 @@ def matched_cells(
         library = torch.from_numpy(np.asarray(store.library_size)[rows[mine]]).to(sampler.device)
         mu, theta = sampler.decode(z, library, known, names)
         counts[mine] = nb_sample(mu, theta, generator).cpu().numpy().astype(np.int32)
-    return counts, rows
+    return counts
 
 
 def write_matched(path: Path, sampler: Sampler, store: CellStore) -> int:
     """Write the matched cells; returns how many."""
-    counts, rows = matched_cells(sampler, store)
+    rows = matched_rows(store)
+    counts = matched_cells(sampler, store, rows)
     with atomic(path) as temporary, temporary.open("wb") as handle:
         np.savez_compressed(handle, counts=counts, rows=rows)
     return len(rows)

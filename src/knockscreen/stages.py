@@ -8,7 +8,7 @@ trains the same model never retrains it: bump it when a trained model would come
 import ast
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -64,11 +64,12 @@ STAGES: dict[str, Stage] = {
     "gate": Stage(("cli_score.py::gate",), ("programs", "gate")),
     "rank": Stage(("cli_score.py::rank",), ("seed", "rank")),
     "evaluate": Stage(("cli_evaluate.py::evaluate",), ("seed", "programs", "rank", "evaluate")),
+    "sweep": Stage(("cli_sweep.py::sweep",), ("seed", "screen", "evaluate", "sweep")),
     "build_db": Stage(
         ("cli_store.py::build_db",),
         (
             *("run", "seed", "data", "simulate", "qc", "panel", "splits", "programs"),
-            *("effect", "vae", "flow", "screen", "gate", "rank", "evaluate", "report"),
+            *("effect", "vae", "flow", "screen", "gate", "rank", "evaluate", "sweep", "report"),
         ),
         files=("store/*.sql",),
     ),
@@ -123,10 +124,10 @@ def modules(entries: Iterable[str]) -> list[Path]:
 @cache
 def imported(source: str, function: str = "") -> frozenset[str]:
     """Return the modules that Python source (or one function of it) imports, at any place."""
-    tree = ast.parse(source)
+    tree = parse(source)
     names: set[str] = set()
     nodes = reachable(tree, function) if function else tree.body
-    for node in (inner for outer in nodes for inner in ast.walk(outer)):
+    for node in statements(nodes):
         if isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
@@ -150,16 +151,38 @@ def meaning(source: str, function: str = "") -> str:
 
     With ``function``, only that function and what it uses of the same source, in any depth.
     """
-    tree = ast.parse(source)
+    tree = parse(source)
     kept = reachable(tree, function) if function else tree.body
-    for node in (inner for statement in (tree, *kept) for inner in ast.walk(statement)):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
-    return "\n".join(ast.dump(node) for node in kept if not _is_text(node))
+    return "\n".join(described(node) for node in kept if not _is_text(node))
 
 
-def _is_text(node: ast.stmt) -> bool:
+@cache
+def parse(source: str) -> ast.Module:
+    """Return the syntax tree of a source, parsed once: every stage asks for most of them."""
+    return ast.parse(source)
+
+
+def statements(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """Yield statements and those inside them, but not their expressions, which are the most."""
+    for node in nodes:
+        yield node
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            inside = getattr(node, name, None)
+            if isinstance(inside, list):
+                yield from statements(inside)
+
+
+def described(node: object) -> str:
+    """Return a syntax tree as text, without its bare strings and its places in the source."""
+    if isinstance(node, list):
+        return f"[{','.join([described(item) for item in node if not _is_text(item)])}]"
+    if isinstance(node, ast.AST):
+        fields = [described(getattr(node, name, None)) for name in node._fields]
+        return f"{type(node).__name__}({','.join(fields)})"
+    return repr(node)
+
+
+def _is_text(node: object) -> bool:
     """Tell whether a statement is a bare string: a docstring, or one below a constant."""
     return (
         isinstance(node, ast.Expr)

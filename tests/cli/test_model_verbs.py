@@ -117,6 +117,29 @@ def screen(folder: str, **changes) -> pl.DataFrame:
     return pl.read_parquet(f"{folder}/rank/rankings.parquet")
 
 
+def test_genes_that_a_feature_table_lacks_are_counted_and_named(run, caplog):
+    (run / "some.tsv").write_text(
+        "gene\tx\ty\n" + "".join(f"G{k}\t{k}\t{k % 3}\n" for k in range(9))
+    )
+    given = {"effect": {"features": "some.tsv"}}
+    with caplog.at_level("INFO"):
+        assert command("fit-effects", "--store", "store", "-o", "some", **given) == 0
+    assert "3 of 12 panel genes have no features" in caplog.text
+    assert "trained: G9, G10, G11" in caplog.text
+    notes = json.loads((run / "some/effect.safetensors.manifest.json").read_text())["notes"]
+    assert notes["genes_without_features"] == 3
+
+
+def test_a_wrong_feature_table_is_one_line_and_writes_nothing(run, capsys):
+    (run / "wrong.tsv").write_text("gene\tx\nENSG01.2\t1\n")
+    given = {"effect": {"features": "wrong.tsv"}}
+    assert command("fit-effects", "--store", "store", "-o", "wrong", **given) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "take the version off the ids" in said
+    assert not (run / "wrong").exists()
+
+
 def test_models_are_written_with_their_cards_losses_and_manifests(run):
     for name in ("effect", "vae", "flow"):
         manifest = json.loads((run / f"m/{name}.safetensors.manifest.json").read_text())

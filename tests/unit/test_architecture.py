@@ -25,7 +25,7 @@ LAYERS = (
     ("sampling",),
     ("plan", "screening", "generated"),
     ("score", "run_tables"),
-    ("store", "figures"),
+    ("store", "figures", "sweep"),
     ("cli",),
 )
 MODEL = ("data.cells", "nn", "models", "checkpoint", "flow", "training", "sampling", "screening")

@@ -1,4 +1,4 @@
-"""Metrics that carry cell-eval's names give cell-eval's numbers (an optional package)."""
+"""Metrics that carry cell-eval's names give cell-eval's numbers."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,6 @@ def profiles(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def theirs() -> dict[str, dict[str, float]]:
-    pytest.importorskip("cell_eval", reason="cell-eval is not installed: pip install cell-eval")
     import anndata
     import pandas as pd
     from cell_eval._types import PerturbationAnndataPair

@@ -69,15 +69,27 @@ def test_table_is_read_by_symbol_or_id_and_standardised(store, tmp_path):
         ("", "needs a header, a gene column and at least one number"),
         ("gene\nGATA3\n", "needs a header"),
         ("gene,x\nGATA3,one\n", r"line 2 \('GATA3'\): expected 1 finite numbers"),
-        ("gene,x\nGATA3,nan\n", r"line 2 \('GATA3'\): expected 1 finite numbers"),
+        ("gene,x\nGATA3,nan\n", r"line 2 \('GATA3'\): expected 1 finite numbers, found nan; fill"),
         ("gene,x\nGATA3,1\n\n", r"line 3 \(''\): expected 1 finite numbers"),
         ("gene,x\nGATA3,1\nGATA3,2\n", r"has 'GATA3' twice \(line 3\)"),
-        ("gene,x\nGATA33,1\n", "none of the 4 panel genes: .* nearest: GATA3"),
+        (f"gene,x\nGATA3,1\n{GENE_IDS[0]},1\n", f"GATA3 twice, as 'GATA3' and as '{GENE_IDS[0]}'"),
+        ("gene,x\nGATA33,1\n", "none of the 4 panel genes: its first is 'GATA33', the panel's are"),
+        (f"gene,x\n{GENE_IDS[0]}.7,1\n", "take the version off the ids"),
+        ("gene,x\nGata3,1\n", "'GATA3' or 'ENSG1'; write the symbols in the same case"),
+        ("gene,x\n2625,1\n7124,2\n", r"turn the numbers \(Entrez ids\?\) into symbols"),
+        ("gene,x\nAT1G01010,1\n", "give symbols or Ensembl ids of the same species"),
     ],
 )
 def test_wrong_tables_are_one_sentence(store, tmp_path, text, sentence):
     with pytest.raises(DataError, match=sentence):
         read_table(write(tmp_path, text), *names(store))
+
+
+def test_a_table_that_is_not_text_is_one_sentence(store, tmp_path):
+    path = tmp_path / "features.parquet"
+    path.write_bytes(b"PAR1\x80\xff\x00")
+    with pytest.raises(DataError, match=r"is not a text table .*; write it as tab- or comma-"):
+        read_table(path, *names(store))
 
 
 def test_missing_table_names_its_setting(store, tmp_path):

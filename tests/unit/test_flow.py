@@ -15,7 +15,7 @@ from knockscreen.flow import (
 from knockscreen.plan import EVALUATIONS
 
 X0 = torch.tensor([[[1.0, -2.0]], [[0.5, 3.0]]], dtype=torch.float64)
-ORDER = {"euler": 1, "midpoint": 2, "heun": 2, "ab2": 2}
+ORDER = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4, "ab2": 2}
 
 
 def field(x, t):

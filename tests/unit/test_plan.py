@@ -39,7 +39,7 @@ def test_every_gene_is_a_candidate_or_says_why_not():
         ("E1", "predicted_seen", "screened", 0),
         ("E2", "predicted_unseen", "screened", 0),
         ("E9", "predicted_seen", "screened", 0),  # trained, off the panel
-        ("E3", None, "not_expressed", None),  # on the panel, silent in controls
+        ("E3", None, "no_features", None),  # on the panel, but in no feature table
         ("E4", None, "filtered", None),  # too rare for the panel
         ("E5", None, "not_expressed", None),
         ("E7", None, "not_expressed", None),  # held out, and nothing known of it

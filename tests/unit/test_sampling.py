@@ -204,29 +204,30 @@ def test_single_draw_has_no_variance_and_no_nan(trained):
 
 def test_matched_cells_have_the_condition_and_library_of_test_cells(trained, sampler):
     store = CellStore.open(trained / "store")
-    counts, rows = screening.matched_cells(sampler, store)
+    rows = screening.matched_rows(store)
+    counts = screening.matched_cells(sampler, store, rows)
     assert rows.tolist() == store.rows(Split.TEST).tolist()
     share = counts.sum(1) / store.library_size[rows]
     assert 0.3 < share.mean() < 0.7  # half of a cell lies on the panel
     assert np.corrcoef(counts.sum(1), store.library_size[rows])[0, 1] > 0.5
-    again, _ = screening.matched_cells(sampler, store)
-    assert (again == counts).all()
-    few, chosen = screening.matched_cells(sampler, store, most=5)
-    assert few.shape == (5, 12)
-    assert set(chosen) <= set(rows)
+    assert (screening.matched_cells(sampler, store, rows) == counts).all()
+    few = screening.matched_rows(store, most=5)
+    assert screening.matched_cells(sampler, store, few).shape == (5, 12)
+    assert set(few) <= set(rows)
 
 
 def test_matched_cells_of_a_store_without_test_cells_are_of_validation(trained, sampler):
     store = CellStore.open(trained / "store")
     split = np.where(np.asarray(store.split) == 2, 0, store.split)
-    _, rows = screening.matched_cells(sampler, replace(store, split=split))
+    rows = screening.matched_rows(replace(store, split=split))
     assert rows.tolist() == store.rows(Split.VALIDATION).tolist()
 
 
 def test_library_over_the_panel_gives_counts_on_the_scale_of_all_genes(trained, tmp_path):
     store = CellStore.open(trained / "store")
     sampler = load_sampler(train_models(store, tmp_path, library="panel"))
-    counts, rows = screening.matched_cells(sampler, store)
+    rows = screening.matched_rows(store)
+    counts = screening.matched_cells(sampler, store, rows)
     share = counts.sum(1) / store.library_size[rows]
     real = store.dense(rows).sum(1) / store.library_size[rows]
     assert share.mean() == pytest.approx(real.mean(), abs=0.05)
@@ -241,7 +242,7 @@ def test_screen_without_context_factors_has_one_context(tmp_path):
     (down,) = shard_statistics(screen, ["ENSG00"], control)
     assert down["delta_mean"].shape == (1, 12)
     assert down["delta_mean"][0, 0] < -0.5
-    counts, _ = screening.matched_cells(screen.sampler, store)
+    counts = screening.matched_cells(screen.sampler, store, screening.matched_rows(store))
     assert counts.any()
 
 

@@ -12,6 +12,8 @@ from fixtures.workplace import ROOT, TINY, Workplace
 
 SCENARIOS = sorted(path.stem for path in (ROOT / "config/scenarios").glob("*.yaml"))
 RULES = "\n".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
+OPTIONAL = {"sweep", "plot_sweep"}
+"""Rules that only run when their output is asked for."""
 EVERY_RULE = set(re.findall(r"^(?:rule|use rule \w+ as) (\w+)", RULES, re.MULTILINE))
 
 
@@ -29,9 +31,19 @@ def test_scenario_runs_every_stage(workplace: Workplace, scenario: str) -> None:
     jobs = workplace.jobs("--configfile", f"config/scenarios/{scenario}.yaml")
     simulated = overlay.get("simulate", {}).get("enabled", True)
     shards = overlay.get("screen", {}).get("shards", 4)
-    assert set(jobs) == EVERY_RULE - (set() if simulated else {"simulate"}) | {"all"}
+    assert set(jobs) == EVERY_RULE - OPTIONAL - (set() if simulated else {"simulate"}) | {"all"}
     assert {"qc", "train_vae", "generate", "rank", "build_db", "plot_ranking"} <= set(jobs)
     assert jobs["generate"] == jobs["score"] == shards
+
+
+def test_a_fork_of_snakemake_says_what_the_command_says(workplace: Workplace) -> None:
+    by_command = workplace.run("--dry-run", "--configfile", TINY)
+    assert workplace.jobs("--configfile", TINY) == workplace.counted(by_command)
+    broken = workplace.overlay({"flow": {"size": "huge"}})
+    same = [call("--dry-run", "--configfile", broken) for call in (workplace.run, workplace.look)]
+    assert same[0].returncode == same[1].returncode == 1
+    said = [done.stdout + done.stderr for done in same]
+    assert all("key 'flow.size' in the configuration is 'huge'" in text for text in said)
 
 
 def test_both_entries_have_the_same_jobs(workplace: Workplace) -> None:
@@ -41,7 +53,7 @@ def test_both_entries_have_the_same_jobs(workplace: Workplace) -> None:
 
 
 def test_workflow_is_lint_clean(workplace: Workplace) -> None:
-    linted = workplace.run("--lint")
+    linted = workplace.look("--lint")
     assert "in a good condition" in linted.stdout + linted.stderr
 
 
@@ -57,7 +69,7 @@ def test_slurm_profile_asks_for_a_gpu_where_a_model_runs() -> None:
     profile = yaml.safe_load((ROOT / "profiles/slurm/profile.yaml").read_text())
     asked = {rule for rule, wants in profile["set-resources"].items() if wants.get("gpu")}
     model = {"train_vae", "encode", "train_flow"}
-    assert asked == model | {"generate_control", "generate", "generate_matched"}
+    assert asked == model | {"generate_control", "generate", "generate_matched", "sweep"}
     for rule in profile["set-resources"] | profile["set-threads"]:
         assert rule in EVERY_RULE
 
@@ -81,7 +93,7 @@ def test_slurm_profile_asks_for_a_gpu_where_a_model_runs() -> None:
 def test_mistake_in_the_configuration_is_named(
     workplace: Workplace, values: dict[str, object], sentence: str
 ) -> None:
-    done = workplace.run("--dry-run", "--configfile", workplace.overlay(values))
+    done = workplace.look("--dry-run", "--configfile", workplace.overlay(values))
     assert done.returncode != 0
     assert sentence in done.stdout + done.stderr
 

@@ -44,7 +44,13 @@ from knockscreen.config.reading import (
     read_values,
     validate,
 )
-from knockscreen.config.results import EvaluateConfig, GateConfig, RankConfig, ReportConfig
+from knockscreen.config.results import (
+    EvaluateConfig,
+    GateConfig,
+    RankConfig,
+    ReportConfig,
+    SweepConfig,
+)
 
 __all__ = [
     "DATA_FOLDER",
@@ -74,6 +80,7 @@ __all__ = [
     "Section",
     "SimulateConfig",
     "SplitsConfig",
+    "SweepConfig",
     "TrainingConfig",
     "VaeConfig",
     "expand_path",

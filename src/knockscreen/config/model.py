@@ -76,7 +76,9 @@ class ScreenConfig(Section):
     contexts: list[str] | Literal["all"] = Field(description="all, or factor=level[,factor=level]")
     draws: Positive = Field(description="generated cells per knock-down and context")
     blocks: Positive = Field(description="groups of draws kept apart for intervals")
-    solver: Literal["euler", "midpoint", "heun", "ab2", "dopri5"] = Field(description="ODE solver")
+    solver: Literal["euler", "midpoint", "heun", "rk4", "ab2", "dopri5"] = Field(
+        description="ODE solver"
+    )
     steps: Positive = Field(description="solver steps")
     guidance: GuidanceConfig
     batch_size: Positive = Field(description="cells per forward pass; changes speed only")

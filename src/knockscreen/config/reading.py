@@ -17,7 +17,13 @@ from knockscreen.config.data import (
     SplitsConfig,
 )
 from knockscreen.config.model import EffectConfig, FlowConfig, ScreenConfig, VaeConfig
-from knockscreen.config.results import EvaluateConfig, GateConfig, RankConfig, ReportConfig
+from knockscreen.config.results import (
+    EvaluateConfig,
+    GateConfig,
+    RankConfig,
+    ReportConfig,
+    SweepConfig,
+)
 from knockscreen.errors import ConfigError, suggest
 
 
@@ -41,6 +47,7 @@ class Config(Section):
     gate: GateConfig
     rank: RankConfig
     evaluate: EvaluateConfig
+    sweep: SweepConfig
     report: ReportConfig
 
 

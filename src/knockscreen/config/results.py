@@ -1,6 +1,6 @@
 """Sections of the configuration after the generated cells: rankings, evaluation, report."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -34,6 +34,25 @@ class EvaluateConfig(Section):
     components: Positive = Field(description="components of the low-rank baseline")
     references: Positive = Field(description="targets that each is told apart from at most")
     cells: Positive = Field(description="cells compared per context at most")
+    resamples: Positive = Field(description="bootstrap resamples over targets")
+
+
+class SweepConfig(Section):
+    """What the sweep of solvers and guidance weights tries, on validation cells."""
+
+    targets: Positive = Field(description="trained knock-downs generated at most")
+    cells: Positive = Field(description="validation cells matched at most")
+    draws: Annotated[int, Field(ge=2)] = Field(description="draws per knock-down and context")
+    solvers: list[Literal["euler", "midpoint", "heun", "rk4", "ab2"]] = Field(
+        min_length=1, description="ODE solvers"
+    )
+    evaluations: list[Positive] = Field(min_length=1, description="network passes per cell")
+    tolerance: float = Field(gt=0, description="largest error, in what it is small beside")
+    strategies: list[Literal["nested", "joint", "additive"]] = Field(description="of guidance")
+    context_weights: list[Annotated[float, Field(ge=0)]] = Field(description="of the context")
+    perturbation_weights: list[Annotated[float, Field(ge=0)]] = Field(
+        description="of the knock-down"
+    )
     resamples: Positive = Field(description="bootstrap resamples over targets")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knockscreen.data.cells import CellStore
-from knockscreen.errors import DataError, suggest
+from knockscreen.errors import DataError
 from knockscreen.names import CP10K, Split
 
 
@@ -57,10 +57,17 @@ def _read_rows(path: Path) -> list[list[str]]:
     if not path.is_file():
         msg = f"gene feature table {path} does not exist (effect.features)."
         raise DataError(msg)
-    with path.open(newline="") as handle:
-        sample = handle.readline()
-        handle.seek(0)
-        return list(csv.reader(handle, delimiter="\t" if "\t" in sample else ","))
+    try:
+        with path.open(newline="", encoding="utf-8") as handle:
+            sample = handle.readline()
+            handle.seek(0)
+            return list(csv.reader(handle, delimiter="\t" if "\t" in sample else ","))
+    except (UnicodeDecodeError, csv.Error) as error:
+        msg = (
+            f"gene feature table {path} is not a text table ({error}); "
+            "write it as tab- or comma-separated text: gene, v1, v2, ..."
+        )
+        raise DataError(msg) from None
 
 
 def read_table(
@@ -71,7 +78,8 @@ def read_table(
     Raises
     ------
     DataError
-        The table is missing, has duplicate genes, NaN, no numbers, or none of the panel's genes.
+        The table is missing, has duplicate genes (also one by symbol and one by id), NaN, no
+        numbers, or none of the panel's genes.
     """
     path = Path(path)
     rows = _read_rows(path)
@@ -91,7 +99,8 @@ def read_table(
         if len(values) != width or not np.isfinite(values).all():
             msg = (
                 f"gene feature table {path}, line {line} ('{''.join(row[:1])}'): "
-                f"expected {width} finite numbers."
+                f"expected {width} finite numbers, found {', '.join(row[1:5]) or 'none'}; "
+                "fill them in, or leave the gene out."
             )
             raise DataError(msg)
         if row[0] in table:
@@ -103,16 +112,36 @@ def read_table(
         table[row[0]] = values
     out = np.full((len(gene_ids), width), np.nan, dtype=np.float32)
     for i, (gene_id, gene) in enumerate(zip(gene_ids, genes, strict=True)):
+        if gene_id != gene and gene_id in table and gene in table:
+            msg = (
+                f"gene feature table {path} has {gene} twice, as '{gene}' and as '{gene_id}'; "
+                "keep one row per gene."
+            )
+            raise DataError(msg)
         found = table.get(gene_id, table.get(gene))
         if found is not None:
             out[i] = found
     if np.isnan(out).all():
-        first = rows[1][0]
-        msg = (
-            f"gene feature table {path} has none of the {len(genes)} panel genes: its first is "
-            f"'{first}', the panel's are like '{genes[0]}' or '{gene_ids[0]}'"
-            f"{suggest(first, genes)}."
-        )
-        raise DataError(msg)
+        raise DataError(_foreign(path, list(table), gene_ids, genes))
     mean, sd = np.nanmean(out, 0), np.nanstd(out, 0)
     return np.asarray((out - mean) / np.where(sd > 0, sd, 1), dtype=np.float32)
+
+
+def _foreign(
+    path: Path, names: list[str], gene_ids: tuple[str, ...], genes: tuple[str, ...]
+) -> str:
+    """Return the sentence for a table without a gene of the panel, and what may be the matter."""
+    known = {*genes, *gene_ids}
+    upper = {name.upper() for name in known}
+    if any(name.split(".")[0] in known for name in names):
+        cure = "take the version off the ids"
+    elif any(name.upper() in upper for name in names):
+        cure = "write the symbols in the same case"
+    elif all(name.isdecimal() for name in names):
+        cure = "turn the numbers (Entrez ids?) into symbols or Ensembl ids"
+    else:
+        cure = "give symbols or Ensembl ids of the same species"
+    return (
+        f"gene feature table {path} has none of the {len(genes)} panel genes: its first is "
+        f"'{names[0]}', the panel's are like '{genes[0]}' or '{gene_ids[0]}'; {cure}."
+    )

@@ -6,6 +6,7 @@ time; what is kept is 5 float32 values per target, context and gene, and 2 for e
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -80,11 +81,14 @@ class Holdout:
         return found
 
 
-def read_holdout(store: Path | str, *, seed: int) -> Holdout:
+def read_holdout(
+    store: Path | str, *, seed: int, judged_by: Literal[Split.TEST, Split.VALIDATION] = Split.TEST
+) -> Holdout:
     """Measure every target in its training cells, its held-out cells and two halves of these.
 
     Held-out cells are those of the test split, or all cells of a held-out target or context;
     control cells are those of the test split. Where there is no test split, validation stands in.
+    ``judged_by`` validation takes that split in its place, and reads no cell of any other.
 
     Raises
     ------
@@ -92,7 +96,7 @@ def read_holdout(store: Path | str, *, seed: int) -> Holdout:
         The store is not whole, or a context has no training or no held-out control cells.
     """
     cells = open_store(store)
-    split = _judging(np.asarray(np.load(Path(store) / "split.npy"))[cells.rows])
+    split = _judging(np.asarray(np.load(Path(store) / "split.npy"))[cells.rows], judged_by)
     guides = _codes(pl.read_parquet(Path(store) / "cells.parquet", columns=[GUIDE_ID])[GUIDE_ID])
     t, c, g = len(cells.target_gene_ids), len(cells.contexts), len(cells.gene_ids)
     train, held = Group.empty((t, c, g)), Group.empty((t, c, g))
@@ -125,7 +129,7 @@ def read_holdout(store: Path | str, *, seed: int) -> Holdout:
         variance = found.variance.reshape(groups, c, g)
         if code == 0:
             control = mean
-            _check_controls(cells, n)
+            _check_controls(cells, n, judged_by)
         for i, part in enumerate((train, held, thin, *flat)):
             part.n[code], part.delta[code] = n[i], mean[i] - control[i]
             if len(part.variance) > 1:
@@ -138,9 +142,16 @@ def read_holdout(store: Path | str, *, seed: int) -> Holdout:
     )  # fmt: skip
 
 
-def _judging(split: NDArray[np.int8]) -> NDArray[np.int8]:
-    """Return the splits with validation standing in for test where no cell tests."""
-    test, validation = SPLITS.index(Split.TEST), SPLITS.index(Split.VALIDATION)
+UNREAD = -1
+"""Split of cells that are not looked at."""
+
+
+def _judging(split: NDArray[np.int8], judged_by: Split) -> NDArray[np.int8]:
+    """Return the splits with validation standing in for test where no cell tests, or may."""
+    train, validation, test = (SPLITS.index(s) for s in (Split.TRAIN, Split.VALIDATION, Split.TEST))
+    if judged_by == Split.VALIDATION:
+        known = np.where(split == train, train, UNREAD)
+        return np.where(split == validation, test, known).astype(np.int8)
     if np.any(split == test):
         return split
     return np.where(split == validation, test, split).astype(np.int8)
@@ -148,7 +159,7 @@ def _judging(split: NDArray[np.int8]) -> NDArray[np.int8]:
 
 def test_share(target: Ints, split: NDArray[np.int8]) -> float:
     """Return the share of the test split among the cells of the screened knock-downs."""
-    screened = (target > 0) & (split <= SPLITS.index(Split.TEST))
+    screened = (target > 0) & (split != UNREAD) & (split <= SPLITS.index(Split.TEST))
     return float(np.mean(split[screened] == SPLITS.index(Split.TEST))) if screened.any() else 1.0
 
 
@@ -167,13 +178,13 @@ def _codes(names: pl.Series) -> Ints:
     return coded.to_numpy()
 
 
-def _check_controls(cells: StoredCells, n: Ints) -> None:
+def _check_controls(cells: StoredCells, n: Ints, judged_by: Split) -> None:
     for i, what in enumerate(("training", "held-out")):
         if not n[i].all():
             name = cells.contexts[int(np.argmin(n[i]))]
             msg = (
                 f"context {name} has no {what} control cells, so nothing in it can be evaluated;"
-                " leave cells for training and raise splits.test."
+                f" leave cells for training and raise splits.{judged_by}."
             )
             raise DataError(msg)
 

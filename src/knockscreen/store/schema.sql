@@ -51,7 +51,7 @@ comment on column targets.target_gene is 'symbol of the knocked-down gene';
 comment on column targets.target_gene_id is 'Ensembl id of the knocked-down gene, or what the input has in its place';
 comment on column targets.gene_key is 'the target as a gene of table genes; NULL if it is not among them';
 comment on column targets.evidence is 'predicted_seen: in the training cells; predicted_unseen: never knocked down in training; NULL if not screened';
-comment on column targets.status is 'screened, or why not: not_expressed, filtered, not_in_library, not_a_candidate';
+comment on column targets.status is 'screened, or why not: not_expressed, no_features (never knocked down, and no gene features), filtered, not_in_library, not_a_candidate';
 comment on column targets.status_reason is 'why it was not screened, in words; NULL if it was';
 comment on column targets.n_cells is 'measured cells with this knock-down after QC, all contexts; NULL if none';
 comment on column targets.n_guides is 'guides of it with cells; NULL if the input names no guides, or none of it';
@@ -492,7 +492,7 @@ comment on view gene_status is 'Every gene of the input as a knock-down: screene
 comment on column gene_status.gene is 'gene symbol';
 comment on column gene_status.gene_id is 'Ensembl id, or what the input has in its place';
 comment on column gene_status.in_panel is 'true if the model sees the gene, and effects on it exist';
-comment on column gene_status.status is 'screened, or why its knock-down was not: not_expressed, filtered, not_in_library, not_a_candidate';
+comment on column gene_status.status is 'screened, or why its knock-down was not: not_expressed, no_features, filtered, not_in_library, not_a_candidate';
 comment on column gene_status.status_reason is 'see targets; NULL if screened, or not in the library';
 comment on column gene_status.evidence is 'predicted_seen or predicted_unseen; NULL if not screened';
 comment on column gene_status.n_cells is 'measured cells with this knock-down after QC; NULL if none';

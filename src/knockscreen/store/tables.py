@@ -23,6 +23,7 @@ POINTERS = ".manifest.json"
 WHY_NOT = {
     "not_expressed": "too few cells express it to be on the panel",
     "filtered": "QC kept no cells of it",
+    "no_features": "never knocked down, and without gene features to predict it by",
     "not_in_library": "it was not knocked down, and is not on the panel",
     "not_a_candidate": "measured, but not among screen.candidates",
 }
