@@ -132,7 +132,7 @@ def write_screen(folder: Path, world: World) -> None:
             meta=np.array(json.dumps(about)),
         )
     (folder / "effect").mkdir()
-    known = {"vocabulary": {"gene_ids": world.genes}}
+    known = {"vocabulary": {"gene_ids": world.genes}, "feature_ids": world.genes}
     (folder / "effect/effect.json").write_text(json.dumps(known))
     save_file({"features": world.features}, folder / "effect/effect.safetensors")
     rows = [f"p{k}\t{world.genes[g]}\t1\n" for k in range(10) for g in range(20 * k, 20 * k + 20)]

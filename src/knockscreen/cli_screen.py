@@ -48,7 +48,7 @@ def plan(
     from knockscreen.data.cells import CellStore
 
     seed, config = _read(settings)
-    sampler = make_sampler(seed, config, vae, flow, effect)
+    sampler = _sampler(seed, config, vae, flow, effect)
     vocabulary = sampler.model.vocabulary
     cells = CellStore.open(store)
     known = planning.Known(
@@ -128,7 +128,7 @@ def generate_control(
     from knockscreen.artifacts import write_manifest
 
     seed, config = _read(settings)
-    screen = _screen(make_sampler(seed, config, vae, flow, effect), plan)
+    screen = _screen(_sampler(seed, config, vae, flow, effect), plan)
     screening.write_control(output, screen)
     write_manifest(
         output,
@@ -164,7 +164,7 @@ def generate(
     from knockscreen.errors import ConfigError
 
     seed, config = _read(settings)
-    sampler = make_sampler(seed, config, vae, flow, effect)
+    sampler = _sampler(seed, config, vae, flow, effect)
     if perturbation is not None:
         if context is None or out is None:
             msg = "--perturbation needs --context factor=level,... and --out FILE.h5ad."
@@ -249,7 +249,7 @@ def generate_matched(
     from knockscreen.data.cells import CellStore
 
     seed, config = _read(settings)
-    sampler = make_sampler(seed, config, vae, flow, effect)
+    sampler = _sampler(seed, config, vae, flow, effect)
     n = screening.write_matched(output, sampler, CellStore.open(store))
     write_manifest(
         output,
@@ -272,10 +272,7 @@ def _read(settings: str) -> "tuple[int, ScreenConfig]":
     return stage.seed, stage.screen
 
 
-def make_sampler(
-    seed: int, config: "ScreenConfig", vae: Path, flow: Path, effect: Path
-) -> "Sampler":
-    """Return the sampler of a screen's settings and three checkpoints."""
+def _sampler(seed: int, config: "ScreenConfig", vae: Path, flow: Path, effect: Path) -> "Sampler":
     import torch
 
     from knockscreen.artifacts import threads

@@ -105,6 +105,20 @@ def test_every_missing_value_has_a_reason_and_no_other_has(
     assert of_targets["value"].is_null().equals(of_targets["reason"].is_not_null())
 
 
+def test_undefined_values_are_counted_by_reason_in_log_and_manifest(
+    place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        metrics, _ = run(place, tmp_path)
+    of_targets = metrics.filter(pl.col("target_gene") != "all", pl.col("value").is_null())
+    counted = dict(of_targets.group_by("reason").len().iter_rows())
+    assert counted["not in another context of training"] > 0
+    manifest = json.loads((tmp_path / "metrics.parquet.manifest.json").read_text())
+    assert manifest["notes"]["undefined"] == counted
+    for reason, number in counted.items():
+        assert f"{number:,} values are undefined: {reason}" in caplog.text
+
+
 def test_the_row_over_targets_is_their_mean_and_counts_them(
     found: tuple[pl.DataFrame, pl.DataFrame],
 ) -> None:

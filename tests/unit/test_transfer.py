@@ -1,15 +1,18 @@
 """Starting from another checkpoint: rows are matched by name, the rest starts afresh."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from knockscreen import checkpoint
 from knockscreen.data.cells import Vocabulary
-from knockscreen.errors import CheckpointError
+from knockscreen.errors import CheckpointError, DataError
 from knockscreen.models.vae import VAE_SIZES, TransformerVAE, VaeSettings
 from knockscreen.models.velocity import FLOW_SIZES, VelocityNet, VelocitySettings
+from knockscreen.score.baselines import read_features
+from knockscreen.training.effect import load_effects
 from knockscreen.training.transfer import FlowStart, read_vae, shared_rows
 
 OLD = Vocabulary(
@@ -75,7 +78,10 @@ def test_genes_are_matched_by_id(old_vae):
 
 def test_vae_without_a_gene_in_common_is_refused(old_vae):
     strangers = replace(OLD, gene_ids=("ENSG7", "ENSG8", "ENSG9"))
-    with pytest.raises(CheckpointError, match="no gene in common with the panel: its first is"):
+    sentence = (
+        r"no gene in common with the panel: its first is 'ENSG1', .*'ENSG7'; set vae\.init_from"
+    )
+    with pytest.raises(CheckpointError, match=sentence):
         read_vae(old_vae[0], strangers, TINY)
 
 
@@ -123,3 +129,17 @@ def test_factor_that_is_new_starts_afresh(old_flow):
 
 def test_shared_rows_are_positions_in_both_lists():
     assert shared_rows(("b", "x", "a"), ("a", "b")) == ([0, 2], [1, 0])
+
+
+def test_effects_of_an_earlier_version_are_one_sentence(trained, tmp_path):
+    tensors, about = checkpoint.load(trained / "effect.safetensors", "effects")
+    del about["feature_ids"]
+    checkpoint.save(tmp_path / "effect.safetensors", tensors, about)
+    sentence = (
+        r"effect\.safetensors was fitted by an earlier version; run 'knockscreen fit-effects'"
+    )
+    with pytest.raises(CheckpointError, match=sentence):
+        load_effects(tmp_path / "effect.safetensors")
+    held = SimpleNamespace(gene_ids=tuple(about["vocabulary"]["gene_ids"]))
+    with pytest.raises(DataError, match=sentence):
+        read_features(tmp_path / "effect.safetensors", held)

@@ -48,9 +48,10 @@ def sweep(
     """
     screen, by = chosen["screen"], chosen["judged_by"]
     g = screen["guidance"]
+    steps = f"{screen['steps']} step{'s' if screen['steps'] > 1 else ''}"
     page = Page(
         title="Solver, steps and guidance, chosen by validation cells",
-        subtitle=f"Chosen: {screen['solver']} with {screen['steps']} steps; {_named(g)}. Judged by "
+        subtitle=f"Chosen: {screen['solver']} with {steps}; {_named(g)}. Judged by "
         f"{by['cells']:,} cells of {by['knockdowns']} knock-downs.",
         note="Above: distance from the exact solver with the same noise, of effects over the "
         "standard error of the screen's draws; the dashed line is the largest error to accept, the "

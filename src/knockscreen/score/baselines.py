@@ -81,6 +81,9 @@ def read_features(effect: Path | str, held: Holdout) -> Floats | None:
     except (OSError, SafetensorError) as error:
         msg = f"{effect} cannot be read ({error}); run 'knockscreen fit-effects' again."
         raise DataError(msg) from error
+    if "feature_ids" not in about:
+        msg = f"{effect} was fitted by an earlier version; run 'knockscreen fit-effects' again."
+        raise DataError(msg)
     row = {gene_id: i for i, gene_id in enumerate(about["feature_ids"])}
     out = np.full((len(held.target_gene_ids), of_genes.shape[1]), np.nan)
     for code, target_id in enumerate(held.target_gene_ids):

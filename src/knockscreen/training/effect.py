@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from knockscreen import checkpoint
 from knockscreen.data.cells import CellStore, Vocabulary
 from knockscreen.data.features import coexpression, read_table
+from knockscreen.errors import CheckpointError
 from knockscreen.models.denoise import Measured, denoise
 from knockscreen.models.effect import GRID, LinearEffect
 from knockscreen.models.unseen import Unseen, fit_unseen
@@ -298,5 +299,8 @@ def load_effects(path: Path | str) -> EffectModel:
         unseen = Unseen(**{name: arrays[name] for name in UNSEEN_PARTS})
         fitted = LinearEffect(unseen, *(arrays[name] for name in LINEAR_PARTS))
     features = tensors["features"].numpy() if "features" in tensors else None
+    if "feature_ids" not in about:
+        msg = f"{path} was fitted by an earlier version; run 'knockscreen fit-effects' again."
+        raise CheckpointError(msg)
     known, trained = tuple(about["feature_ids"]), tuple(about["trained"])
     return EffectModel(checkpoint.read_vocabulary(about), known, features, fitted, trained)

@@ -64,7 +64,8 @@ def read_vae(path: Path | str, vocabulary: Vocabulary, settings: VaeSettings) ->
     if not here:
         msg = (
             f"{path} has no gene in common with the panel: its first is '{trained.gene_ids[0]}', "
-            f"the panel's '{vocabulary.gene_ids[0]}'."
+            f"the panel's '{vocabulary.gene_ids[0]}'; set vae.init_from to a checkpoint of the "
+            "same kind of gene ids, or to null."
         )
         raise CheckpointError(msg)
     width = tensors["gene_table.weight"].shape[1]
