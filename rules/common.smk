@@ -99,6 +99,12 @@ def controls_file(wildcards):
     return existing(config["gate"]["controls"], "gate.controls")
 
 
+def external_files(wildcards):
+    """The measured tables from elsewhere that the configuration names."""
+    files = [table["file"] for table in config["external"]]
+    return {"external": [existing(path, "external") for path in files]} if files else {}
+
+
 def vae_start(wildcards):
     """The checkpoint that the VAE starts from, if any."""
     start = config["vae"]["init_from"]
@@ -124,6 +130,12 @@ def candidates_file(wildcards):
     return (
         [] if listed in ("all", "measured") else [existing(listed, "screen.candidates")]
     )
+
+
+def cells_of_shard():
+    """The generated cells of a shard, where screen.save_cells asks for them."""
+    cells = "results/{run}/screen/shards/{shard}.h5ad"
+    return {"cells": cells} if config["screen"]["save_cells"] else {}
 
 
 def all_shards(pattern):

@@ -41,6 +41,7 @@ rule rank:
         candidates="results/{run}/screen/candidates.parquet",
         predicted=all_shards("results/{run}/score/programs/{shard}.parquet"),
         measured="results/{run}/measured/programs.parquet",
+        external="results/{run}/external/programs.parquet",
         programs=program_files,
     output:
         scores="results/{run}/rank/program_scores.parquet",
@@ -61,6 +62,7 @@ rule rank:
         code=code("rank"),
     shell:
         "knockscreen rank --programs-dir {params.predicted} --measured {input.measured}"
+        " --external {input.external}"
         " --candidates {input.candidates} --store {params.store} --output-dir {params.folder}"
         " --gates {input.gates} --settings {params.settings:q} 2> {log}"
 
@@ -77,6 +79,7 @@ rule build_db:
         candidates="results/{run}/screen/candidates.parquet",
         effects=all_shards("results/{run}/score/effects/{shard}.parquet"),
         measured="results/{run}/measured/effects.parquet",
+        external="results/{run}/external/effects.parquet",
         halves="results/{run}/measured/programs.parquet",
         ceiling="results/{run}/measured/ceiling.parquet",
         scores="results/{run}/rank/program_scores.parquet",

@@ -26,6 +26,34 @@ rule score:
         " --programs-out {output.programs} --settings {params.settings:q} 2> {log}"
 
 
+rule load_external:
+    input:
+        unpack(external_files),
+        store="results/{run}/store/store.json",
+        panel="results/{run}/store/panel.parquet",
+        cells="results/{run}/store/cells.parquet",
+        programs=program_files,
+    output:
+        effects="results/{run}/external/effects.parquet",
+        programs="results/{run}/external/programs.parquet",
+    log:
+        "results/{run}/logs/load_external.log",
+    benchmark:
+        "results/{run}/benchmarks/load_external.tsv"
+    conda:
+        "../envs/knockscreen.yaml"
+    resources:
+        mem_mb=3000,
+    params:
+        store=subpath(input.store, parent=True),
+        folder=subpath(output.effects, parent=True),
+        settings=settings("external"),
+        code=code("external"),
+    shell:
+        "knockscreen load-external --store {params.store} --output-dir {params.folder}"
+        " --settings {params.settings:q} 2> {log}"
+
+
 rule measure:
     input:
         store="results/{run}/store/store.json",

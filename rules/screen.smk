@@ -60,6 +60,7 @@ rule generate:
         candidates="results/{run}/screen/candidates.parquet",
         control="results/{run}/screen/control.npz",
     output:
+        **cells_of_shard(),
         shard="results/{run}/screen/shards/{shard}.npz",
     log:
         "results/{run}/logs/generate/{shard}.log",
@@ -74,7 +75,7 @@ rule generate:
         settings=settings("generate"),
         code=code("generate"),
     shell:
-        "knockscreen generate --effect {input.effect} --vae {input.vae} --flow {input.flow}"
+        "knockscreen generate-shard --effect {input.effect} --vae {input.vae} --flow {input.flow}"
         " --store {params.store} --plan {input.plan} --candidates {input.candidates} --control {input.control}"
         " --shard {wildcards.shard} --output {output.shard} --settings {params.settings:q} 2> {log}"
 

@@ -68,6 +68,9 @@ def top(
         Literal["predicted", "predicted_seen", "predicted_unseen", "measured"],
         typer.Option(help="Which ranking; measured: the real cells."),
     ] = "predicted",
+    source: Annotated[
+        str | None, typer.Option(help="Ranking of this measured table from elsewhere instead.")
+    ] = None,
     format: FormatOption = "table",
     db: DbOption = None,
     run: RunOption = None,
@@ -86,12 +89,16 @@ def top(
         ("caveat", text("caveat")),
     ]
     with closing(open_screen(db, run)) as screen:
-        frame = screen.top(program, context, direction=direction, n=n, evidence=evidence)
+        frame = screen.top(
+            program, context, direction=direction, n=n, evidence=evidence, source=source
+        )
         notes = [out.SCORE, out.EVIDENCE]
         if frame["fdr"].is_null().all():
             notes.append(UNCALIBRATED)
         notes += out.control_notes(frame)
         title = f"{frame['program'][0]}, {direction}"
+        if source is not None:
+            title += f", as {source} measured it (log2 fold changes)"
         emit(screen, format, frame, lambda: out.by_context(title, columns, frame), notes)
 
 

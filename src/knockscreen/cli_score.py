@@ -65,8 +65,9 @@ def measure(
     config = read_stage(measured.MeasureStage, settings)
     programs = load_programs(config.programs, store)
     paths = measured.write_measured(
-        store, output_dir, programs, config.rank.pool_over, seed=config.seed, splits=splits or ()
-    )
+        store, output_dir, programs, config.rank.pool_over,
+        seed=config.seed, splits=splits or (), replicates=config.measured.replicates,
+    )  # fmt: skip
     for output in paths:
         write_manifest(
             output,
@@ -88,6 +89,10 @@ def rank(
         Path | None,
         typer.Option(help="Measured program scores, ranked apart; none: predicted only."),
     ] = None,
+    external: Annotated[
+        Path | None,
+        typer.Option(help="Program scores of measured tables from elsewhere, each ranked apart."),
+    ] = None,
     gates: Annotated[
         Path | None, typer.Option(help="What the positive controls say; none: nothing tested.")
     ] = None,
@@ -99,13 +104,14 @@ def rank(
     from knockscreen.score.candidates import read_table
 
     config = read_stage(ranking.RankStage, settings)
-    scores = ranking.find_scores(programs_dir, measured, candidates, store)
+    scores = ranking.find_scores(programs_dir, measured, candidates, store, external=external)
     labels = read_table(gates, "gate") if gates else None
+    more = [path for path in (measured, external, gates) if path]
     for output in ranking.write_rankings(scores, output_dir, config.rank, config.seed, labels):
         write_manifest(
             output,
             stage="rank",
-            inputs=[*scores.shards, candidates, *[path for path in (measured, gates) if path]],
+            inputs=[*scores.shards, candidates, *more],
             settings=config.model_dump(mode="json"),
             seed=config.seed,
         )

@@ -1,8 +1,8 @@
-"""Verbs of the screen: ``plan``, ``generate-control``, ``generate`` and ``generate-matched``."""
+"""Verbs of a screen: ``plan``, ``generate-control``, ``generate-shard``, ``generate-matched``."""
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
     """Add the verbs to the command line."""
     app.command("plan")(plan)
     app.command("generate-control")(generate_control)
-    app.command("generate")(generate)
+    app.command("generate-shard")(generate_shard)
     app.command("generate-matched")(generate_matched)
 
 
@@ -48,7 +48,7 @@ def plan(
     from knockscreen.data.cells import CellStore
 
     seed, config = _read(settings)
-    sampler = _sampler(seed, config, vae, flow, effect)
+    sampler = make_sampler(seed, config, vae, flow, effect)
     vocabulary = sampler.model.vocabulary
     cells = CellStore.open(store)
     known = planning.Known(
@@ -128,7 +128,7 @@ def generate_control(
     from knockscreen.artifacts import write_manifest
 
     seed, config = _read(settings)
-    screen = _screen(_sampler(seed, config, vae, flow, effect), plan)
+    screen = _screen(make_sampler(seed, config, vae, flow, effect), plan)
     screening.write_control(output, screen)
     write_manifest(
         output,
@@ -140,58 +140,19 @@ def generate_control(
     log.info("control in %d contexts -> %s", len(screen.contexts), output)
 
 
-def generate(
+def generate_shard(
     settings: Settings,
+    store: Store,
     effect: Effect,
     vae: Vae,
     flow: Flow,
-    store: Annotated[Path | None, typer.Option("--store", help="Training store.")] = None,
-    plan: Annotated[Path | None, typer.Option("--plan", help="plan.json of a screen.")] = None,
-    candidates: Annotated[Path | None, typer.Option("--candidates")] = None,
-    control: Annotated[Path | None, typer.Option("--control")] = None,
-    shard: Annotated[int | None, typer.Option("--shard", help="Shard of the plan.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", help="Shard to write (.npz).")] = None,
-    perturbation: Annotated[
-        str | None, typer.Option("--perturbation", help="One knock-down, symbol or Ensembl id.")
-    ] = None,
-    context: Annotated[
-        str | None, typer.Option("--context", help="Its context, donor=D1,time=Rest.")
-    ] = None,
-    draws: Annotated[int, typer.Option("--draws", min=1, help="Cells to generate.")] = 100,
-    out: Annotated[Path | None, typer.Option("--out", help="Cells to write (.h5ad).")] = None,
+    plan: Plan,
+    candidates: Annotated[Path, typer.Option("--candidates", help="candidates.parquet of plan.")],
+    control: Annotated[Path, typer.Option("--control", help="control.npz of generate-control.")],
+    shard: Annotated[int, typer.Option("--shard", help="Shard of the plan.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Shard to write (.npz).")],
 ) -> None:
-    """Generate one shard of the screen, or the cells of one knock-down in one context."""
-    from knockscreen.errors import ConfigError
-
-    seed, config = _read(settings)
-    sampler = _sampler(seed, config, vae, flow, effect)
-    if perturbation is not None:
-        if context is None or out is None:
-            msg = "--perturbation needs --context factor=level,... and --out FILE.h5ad."
-            raise ConfigError(msg)
-        from knockscreen.generated import write_cells
-
-        write_cells(out, sampler, [(perturbation, context)], draws)
-        log.info("%d cells of %s in %s -> %s", draws, perturbation, context, out)
-        return
-    if plan is None or candidates is None or control is None or shard is None or output is None:
-        msg = (
-            "give --plan, --candidates, --control, --shard and --output for a shard of a screen, "
-            "or --perturbation, --context and --out for one knock-down."
-        )
-        raise ConfigError(msg)
-    _generate_shard(sampler, config, _Shard(plan, candidates, control, shard, output))
-
-
-class _Shard(NamedTuple):
-    plan: Path
-    candidates: Path
-    control: Path
-    number: int
-    output: Path
-
-
-def _generate_shard(sampler: "Sampler", config: "ScreenConfig", shard: _Shard) -> None:
+    """Generate one shard of the screen: statistics of its knock-downs against the control."""
     import time
 
     import polars as pl
@@ -200,14 +161,15 @@ def _generate_shard(sampler: "Sampler", config: "ScreenConfig", shard: _Shard) -
     from knockscreen.artifacts import read_json, require_file, write_manifest
     from knockscreen.errors import ConfigError
 
-    plan, candidates, control, number, output = shard
+    seed, config = _read(settings)
+    sampler = make_sampler(seed, config, vae, flow, effect)
     screen = _screen(sampler, plan)
     shards = read_json(plan)["shards"]
-    if not 0 <= number < shards:
-        msg = f"--shard {number} is not in {plan}, which has shards 0 to {shards - 1}."
+    if not 0 <= shard < shards:
+        msg = f"--shard {shard} is not in {plan}, which has shards 0 to {shards - 1}."
         raise ConfigError(msg)
     listed = pl.read_parquet(require_file(candidates, "plan"))
-    mine = listed.filter(pl.col("shard") == number)
+    mine = listed.filter(pl.col("shard") == shard)
     rows = list(zip(mine["candidate"], mine["target_gene_id"], strict=True))
     began = last = time.monotonic()
 
@@ -218,13 +180,11 @@ def _generate_shard(sampler: "Sampler", config: "ScreenConfig", shard: _Shard) -
             log.info("%d of %d knock-downs, %.0f s", done, len(rows), last - began)
 
     screening.write_shard(output, screen, control, rows, progress)
-    if config.save_cells:
+    if config.save_cells and rows:
         from knockscreen.generated import write_cells
 
-        ids = [gene_id for _, gene_id in rows]
-        pairs = [(gene_id, name) for gene_id in ids for name in screen.contexts]
-        if pairs:
-            write_cells(output.with_suffix(".h5ad"), sampler, pairs, screen.draws)
+        pairs = [(gene_id, name) for _, gene_id in rows for name in screen.contexts]
+        write_cells(output.with_suffix(".h5ad"), sampler, pairs, screen.draws)
     write_manifest(
         output,
         stage="generate",
@@ -249,7 +209,7 @@ def generate_matched(
     from knockscreen.data.cells import CellStore
 
     seed, config = _read(settings)
-    sampler = _sampler(seed, config, vae, flow, effect)
+    sampler = make_sampler(seed, config, vae, flow, effect)
     n = screening.write_matched(output, sampler, CellStore.open(store))
     write_manifest(
         output,
@@ -272,7 +232,10 @@ def _read(settings: str) -> "tuple[int, ScreenConfig]":
     return stage.seed, stage.screen
 
 
-def _sampler(seed: int, config: "ScreenConfig", vae: Path, flow: Path, effect: Path) -> "Sampler":
+def make_sampler(
+    seed: int, config: "ScreenConfig", vae: Path, flow: Path, effect: Path
+) -> "Sampler":
+    """Return the sampler of a screen's settings and three checkpoints."""
     import torch
 
     from knockscreen.artifacts import threads

@@ -34,7 +34,7 @@ def sweep(
 ) -> None:
     """Compare solvers with the exact one and guidance weights with none; choose by validation."""
     from knockscreen.artifacts import atomic, write_json, write_manifest
-    from knockscreen.cli_screen import _sampler
+    from knockscreen.cli_screen import make_sampler
     from knockscreen.config import (
         EvaluateConfig,
         NonNegative,
@@ -54,7 +54,7 @@ def sweep(
 
     stage = read_stage(Stage, settings)
     config = stage.sweep
-    sampler = _sampler(stage.seed, stage.screen, vae, flow, effect)
+    sampler = make_sampler(stage.seed, stage.screen, vae, flow, effect)
     seen = read_validation(
         store, seed=stage.seed, targets=config.targets, cells=config.cells, settings=stage.evaluate
     )

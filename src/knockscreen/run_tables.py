@@ -12,9 +12,10 @@ from knockscreen.names import Evidence, parse_context
 WRITERS = {
     "qc": "qc",
     "store": "normalize",
+    "effect": "fit-effects",
     "vae": "train-vae",
     "flow": "train-flow",
-    "screen": "generate",
+    "screen": "generate-shard",
     "score": "score",
     "measured": "measure",
     "rank": "rank",
@@ -23,6 +24,32 @@ WRITERS = {
 }
 """Folder of a run -> verb that writes it."""
 VERBS = {"screen/matched.npz": "generate-matched", "screen/candidates.parquet": "plan"}
+
+
+def find_run(run: str | None, results: Path = Path("results")) -> Path:
+    """Return the folder of the run of this name, or of the only one that has a trained flow.
+
+    Raises
+    ------
+    DataError
+        There is none, or several and no name says which.
+    UnknownNameError
+        No run is called so.
+    """
+    runs = {path.name: path for path in sorted(results.glob("*")) if path.is_dir()}
+    if run is not None:
+        if run in runs:
+            return runs[run]
+        msg = f"there is no run '{run}' under {results}/{suggest(run, runs)}."
+        raise UnknownNameError(msg)
+    ready = {n: path for n, path in runs.items() if (path / "flow/flow.safetensors").is_file()}
+    if not ready:
+        msg = f"no run under {results}/ has a trained flow; 'make screen' makes the demonstration."
+        raise DataError(msg)
+    if len(ready) > 1:
+        msg = f"there are several runs under {results}/: {', '.join(ready)}; choose one with --run."
+        raise DataError(msg)
+    return next(iter(ready.values()))
 
 
 class RunTables:

@@ -51,16 +51,19 @@ STAGES: dict[str, Stage] = {
     "qc": Stage(("cli_data.py::qc",), ("data", "qc")),
     "normalize": Stage(("cli_data.py::normalize",), ("data", "panel", "splits", "programs")),
     "fit_effects": Stage(("cli_model.py::fit_effects",), ("effect",)),
-    "train_vae": Stage(("cli_model.py::train_vae",), ("seed", "vae"), version=3),
+    "train_vae": Stage(("cli_model.py::train_vae",), ("seed", "vae"), version=4),
     "encode": Stage(("cli_model.py::encode",), ("seed", "vae")),
     "train_flow": Stage(("cli_model.py::train_flow",), ("seed", "flow"), version=2),
     "plan": Stage(("cli_screen.py::plan",), ("seed", "screen")),
     "generate": Stage(
-        ("cli_screen.py::generate", "cli_screen.py::generate_control"), ("seed", "screen")
+        ("cli_screen.py::generate_shard", "cli_screen.py::generate_control"), ("seed", "screen")
     ),
     "generate_matched": Stage(("cli_screen.py::generate_matched",), ("seed", "screen")),
     "score": Stage(("cli_score.py::score",), ("programs", "rank")),
-    "measure": Stage(("cli_score.py::measure",), ("seed", "programs", "rank")),
+    "measure": Stage(("cli_score.py::measure",), ("seed", "programs", "rank", "measured")),
+    "external": Stage(
+        ("cli_external.py::load_external",), ("seed", "programs", "rank", "external")
+    ),
     "gate": Stage(("cli_score.py::gate",), ("programs", "gate")),
     "rank": Stage(("cli_score.py::rank",), ("seed", "rank")),
     "evaluate": Stage(("cli_evaluate.py::evaluate",), ("seed", "programs", "rank", "evaluate")),
@@ -69,7 +72,8 @@ STAGES: dict[str, Stage] = {
         ("cli_store.py::build_db",),
         (
             *("run", "seed", "data", "simulate", "qc", "panel", "splits", "programs"),
-            *("effect", "vae", "flow", "screen", "gate", "rank", "evaluate", "sweep", "report"),
+            *("effect", "vae", "flow", "screen", "measured", "external", "gate", "rank"),
+            *("evaluate", "sweep", "report"),
         ),
         files=("store/*.sql",),
     ),

@@ -107,7 +107,7 @@ def screen(folder: str, **changes) -> pl.DataFrame:
     files += ["--candidates", f"{folder}/candidates.parquet", "--control", control]
     for shard in range(changes.get("shards", 1)):
         output = f"{folder}/shards/{shard}.npz"
-        verb = ["generate", *MODELS, *files, "--shard", shard, "--output", output]
+        verb = ["generate-shard", *SCREEN, *files, "--shard", shard, "--output", output]
         assert command(*verb, screen=changes) == 0
         verb = ["score", "--shard", output, "--store", "store", *files[2:]]
         verb += ["--effects", f"{folder}/effects/{shard}.parquet"]
@@ -250,7 +250,7 @@ def test_cells_of_a_shard_can_be_kept(run):
     changes = {"shards": 13, "save_cells": True}
     assert command("plan", "--store", "store", *MODELS, "-o", "kept", screen=changes) == 0
     files = ["--plan", "kept/plan.json", "--candidates", "kept/candidates.parquet"]
-    verb = ["generate", *MODELS, *files, "--control", "one/control.npz", "--shard", 2]
+    verb = ["generate-shard", *SCREEN, *files, "--control", "one/control.npz", "--shard", 2]
     assert command(*verb, "--output", "kept/2.npz", screen=changes) == 0
     cells = anndata.read_h5ad(run / "kept/2.h5ad")
     assert cells.n_obs == 2 * 6
@@ -314,21 +314,23 @@ SHARD = [*PLANNED, "--control", "one/control.npz", "--output", "bad/0.npz"]
             {},
             "none.json does not exist",
         ),
-        (["generate", *MODELS], {}, "give --plan, --candidates, --control, --shard and --output"),
-        (["generate", *MODELS, "--perturbation", "G1"], {}, "--perturbation needs --context"),
         (
             ["generate", *MODELS, "--perturbation", "G77", "--context", CONTEXTS[0], "--out", "x"],
             {},
             "unknown target 'G77'; nearest: G",
         ),
         (
-            ["generate", *MODELS, "--perturbation", "G1", "--context", "time=Rest", "--out", "x"],
+            ["generate", *MODELS, "--perturbation", "G1", "--context", "donor=D3", "--out", "x"],
             {},
-            "context 'time=Rest' does not say which donor; available: D1, D2",
+            "unknown donor 'D3' in context 'donor=D3'; nearest: D2, D1",
         ),
-        (["generate", *MODELS, *SHARD, "--shard", 1], {}, "--shard 1 is not in one/plan.json"),
         (
-            ["generate", *MODELS, *SHARD, "--shard", 0],
+            ["generate-shard", *SCREEN, *SHARD, "--shard", 1],
+            {},
+            "--shard 1 is not in one/plan.json",
+        ),
+        (
+            ["generate-shard", *SCREEN, *SHARD, "--shard", 0],
             {"screen": {"draws": 4}},
             "one/control.npz was generated for another plan",
         ),

@@ -33,6 +33,7 @@ def settings(*, names=(), **rank):
         {
             "seed": 1,
             "programs": {"file": "programs.tsv", "names": list(names), "min_genes": 1},
+            "measured": {"replicates": "auto"},
             "rank": {"pool_over": ["donor"], "interval": 0.9, "resamples": 50, **rank},
         }
     )

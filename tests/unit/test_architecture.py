@@ -23,7 +23,7 @@ LAYERS = (
     ("models",),
     ("training",),
     ("sampling",),
-    ("plan", "screening", "generated"),
+    ("plan", "screening", "generated", "embedding"),
     ("score", "run_tables"),
     ("store", "figures", "sweep"),
     ("cli",),
@@ -135,7 +135,7 @@ def test_nothing_in_the_package_knows_snakemake() -> None:
 
 def test_torch_stays_in_the_model_modules() -> None:
     verbs = {m for m in MODULES if m.startswith("cli_")}  # they may, inside a verb
-    allowed = (*MODEL, "data.features", "generated", *verbs)
+    allowed = (*MODEL, "data.features", "generated", "embedding", *verbs)
     assert outside(users("torch"), allowed) == set()
     assert users("torch") & set(MODULES) >= {"flow"}, "the check sees the model modules"
 

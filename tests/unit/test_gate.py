@@ -146,11 +146,12 @@ def test_rows_take_the_status_of_their_own_evidence_and_context():
         schema=verdicts.GATES,
     )
     rankings = pl.DataFrame(
-        {"program": ["A", "A"], "context": ["all"] * 2, "evidence": ["measured", "predicted_seen"],
-         "control_status": ["not_tested"] * 2, "rank": [1, 1]}
+        {"program": ["A"] * 3, "context": ["all"] * 3,
+         "evidence": ["measured", "predicted_seen", "measured"],
+         "control_status": ["not_tested"] * 3, "rank": [1, 1, 1], "source": [None, None, "other"]}
     )  # fmt: skip
     found = verdicts.label(rankings, gates)
-    assert found["control_status"].to_list() == ["passed", "not_tested"]
+    assert found["control_status"].to_list() == ["passed", "not_tested", "not_tested"]
     assert found.columns == rankings.columns
 
 

@@ -12,6 +12,7 @@ from fixtures.shards import GENE_IDS, GENES, TARGET_IDS, write_store
 from knockscreen.errors import DataError
 from knockscreen.score.cells import open_store
 from knockscreen.score.measured import write_measured
+from knockscreen.score.moments import replicate_units
 from knockscreen.score.programs import program_matrix
 
 TABLE = pl.DataFrame(
@@ -97,26 +98,73 @@ def test_no_replicates_no_p_value(tmp_path):
     assert effects["fdr"].null_count() == len(effects)
 
 
-def test_p_values_are_welch_over_replicate_means(tmp_path, random_store):
-    counts, target, contexts, library, replicate = random_store
+def balanced(folder, spread, **options):
+    """240 cells: control and three targets, 2 donors, 3 units a side of 10 cells each."""
+    rng = np.random.default_rng(4)
+    target, donor, unit, _ = np.array(list(np.ndindex(4, 2, 3, 10))).T
+    level = np.exp(spread * rng.normal(size=(4, 2, 3, 4)))[target, donor, unit]
+    counts = rng.poisson(20 * level)
+    contexts = np.stack([donor, np.zeros_like(donor)], axis=1)
+    names = [f"u{t}{d}{u}" for t, d, u in zip(target, donor, unit, strict=True)]
     store = write_store(
-        tmp_path / "store", counts, target, contexts, library_size=library, replicate=replicate
+        folder,
+        counts,
+        target,
+        contexts,
+        library_size=[1000] * 240,
+        **{options.get("column", "replicate"): names},
     )
+    return store, log1p(counts).reshape(4, 2, 3, 10, 4).mean(axis=3)
+
+
+@pytest.mark.parametrize("column", ["replicate", "guide"])
+def test_p_values_are_over_pseudobulks_not_cells(tmp_path, column):
+    store, means = balanced(tmp_path / "store", 1.0, column=column)
     effects, *_ = measure(store, tmp_path)
-    values, names = log1p(counts, library[:, None]), np.array(replicate)
-
-    def replicate_means(code, gene):
-        chosen = (target == code) & (contexts[:, 0] == 0)
-        return [values[chosen & (names == r), gene].mean() for r in ("r1", "r2")]
-
     one = effects.filter(target_gene_id="ENSG1", context="donor=D1,time=Rest")
-    for gene in range(4):
-        expected = stats.ttest_ind(
-            replicate_means(1, gene), replicate_means(0, gene), equal_var=False
-        )
-        assert one["p_value"][gene] == pytest.approx(expected.pvalue)
-    assert one["fdr"].to_list() == pytest.approx(stats.false_discovery_control(one["p_value"]))
-    assert effects.filter(context="time=Rest")["p_value"].null_count() == 12
+    expected = stats.ttest_ind(means[1, 0], means[0, 0]).pvalue
+    assert one["p_value"].to_list() == pytest.approx(expected)
+    assert one["fdr"].to_list() == pytest.approx(stats.false_discovery_control(expected))
+    assert one.select("n_replicates", "n_control_replicates").unique().row(0) == (3, 3)
+
+
+def test_pooled_contexts_have_p_values_over_the_units_of_all_donors(tmp_path):
+    store, means = balanced(tmp_path / "store", 1.0)
+    effects, *_ = measure(store, tmp_path)
+    one = effects.filter(target_gene_id="ENSG1", context="time=Rest")
+    y = means[:2].reshape(12, 4)  # control D1, control D2, target D1, target D2: 3 units each
+    design = np.repeat([[1, 0, 0], [0, 1, 0], [1, 0, 1], [0, 1, 1]], 3, axis=0).astype(float)
+    fit, residual, *_ = np.linalg.lstsq(design, y, rcond=None)
+    error = np.sqrt(residual / 9 * np.linalg.inv(design.T @ design)[2, 2])
+    assert one["delta"].to_list() == pytest.approx(fit[2])
+    np.testing.assert_allclose(one["standard_error"], error, rtol=0.05)  # s^2 differs by donor
+    p = 2 * stats.t.sf(np.abs(fit[2]) / error, 9)
+    np.testing.assert_allclose(one["p_value"], p, rtol=0.2)
+    assert one["n_replicates"].unique().to_list() == [6]
+
+
+def test_scores_carry_p_values_over_replicates_and_their_fdr_over_targets(tmp_path):
+    store, means = balanced(tmp_path / "store", 1.0)
+    _, scores, _ = measure(store, tmp_path)
+    here = scores.filter(context="donor=D1,time=Rest")
+    weights = {1: [0, 1, -1, 0], 2: [1, 1, -1, 0], 3: [1, 1, -1, 0]}
+    p = []
+    for code, w in weights.items():
+        a, b = (means[side, 0] @ w / np.abs(w).sum() for side in (code, 0))
+        p.append(stats.ttest_ind(a, b).pvalue)
+    assert here["p_value"].to_list() == pytest.approx(p)
+    assert here["fdr"].to_list() == pytest.approx(stats.false_discovery_control(p))
+
+
+def test_guides_are_the_replicates_unless_controls_have_only_one(tmp_path):
+    options = {"library_size": [LIBRARY] * 4, "guide": ["n1", "n1", "a", "b"]}
+    counts, context = [[2, 0, 1, 0]] * 4, [REST_1] * 4
+    store = write_store(
+        tmp_path, counts, [0, 0, 1, 1], context, replicate=["w1", "w2", "w3", "w4"], **options
+    )
+    cells = open_store(store)
+    assert len(np.unique(replicate_units(cells, "auto"))) == 4  # the wells
+    assert len(np.unique(replicate_units(cells, "guide"))) == 3
 
 
 def test_effects_and_scores_agree_with_brute_force(tmp_path, random_store):

@@ -190,7 +190,8 @@ def test_tables_are_sorted_and_typed(tmp_path):
 
 
 def measured_table(scores):
-    return score_table(scores).drop("blocks").rename({"score_se": "standard_error"})
+    rows = score_table(scores).drop("blocks").rename({"score_se": "standard_error"})
+    return rows.with_columns(p_value=pl.lit(0.01), fdr=pl.lit(0.02))
 
 
 def test_measured_scores_are_ranked_apart(tmp_path):

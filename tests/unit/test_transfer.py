@@ -6,14 +6,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from fixtures.models import tiny_store, training
 from knockscreen import checkpoint
-from knockscreen.data.cells import Vocabulary
+from knockscreen.data.cells import CellStore, Vocabulary
 from knockscreen.errors import CheckpointError, DataError
-from knockscreen.models.vae import VAE_SIZES, TransformerVAE, VaeSettings
+from knockscreen.models.vae import VAE_SIZES, Batch, TransformerVAE, VaeSettings
 from knockscreen.models.velocity import FLOW_SIZES, VelocityNet, VelocitySettings
 from knockscreen.score.baselines import read_features
 from knockscreen.training.effect import load_effects
 from knockscreen.training.transfer import FlowStart, read_vae, shared_rows
+from knockscreen.training.vae import fit_vae, match_means, save_vae
 
 OLD = Vocabulary(
     gene_ids=("ENSG1", "ENSG2", "ENSG3"),
@@ -143,3 +145,39 @@ def test_effects_of_an_earlier_version_are_one_sentence(trained, tmp_path):
     held = SimpleNamespace(gene_ids=tuple(about["vocabulary"]["gene_ids"]))
     with pytest.raises(DataError, match=sentence):
         read_features(tmp_path / "effect.safetensors", held)
+
+
+def log_ratio(model: TransformerVAE, batch: Batch) -> torch.Tensor:
+    """Log of decoded over observed mean counts of each gene."""
+    with torch.no_grad():
+        decoded = model.decode(model.encode(batch.counts)[0], batch.library_size, batch.offset)
+    return (decoded.mu.sum(0) / batch.target.sum(0)).log()
+
+
+@pytest.mark.parametrize("dispersion", ["shared", "cell"])
+@pytest.mark.parametrize("library", ["all", "panel"])
+def test_decoded_means_are_those_of_the_cells(library, dispersion):
+    torch.manual_seed(1)
+    model = TransformerVAE(6, replace(TINY, library=library, dispersion=dispersion))
+    rates = torch.tensor([1.0, 3, 10, 30, 100, 300])
+    counts = torch.poisson(rates.expand(200, 6))
+    sizes = counts.sum(1) * (2 if library == "all" else 1)  # half of the counts are off the panel
+    batch = Batch(counts, counts, sizes)
+    assert log_ratio(model, batch).abs().max() > 1
+    match_means(model, batch, rounds=3)
+    assert log_ratio(model, batch).abs().max() < 0.02
+
+
+def test_a_start_from_other_cells_begins_at_the_means_of_these(tmp_path):
+    store = CellStore.open(tiny_store(tmp_path / "store"))
+    torch.manual_seed(1)
+    other = TransformerVAE(12, TINY)  # as if trained on cells of quite other means
+    save_vae(tmp_path / "base.safetensors", other, store, {})
+    start = read_vae(tmp_path / "base.safetensors", store.vocabulary, TINY)
+    still = training(learning_rate=1e-12, steps=3)
+    model, _ = fit_vae(store, TINY, still, seed=1, start=start)
+    rows = store.rows("train")
+    counts = torch.from_numpy(store.dense(rows))
+    batch = Batch(counts, counts, torch.from_numpy(store.library_size[rows].copy()))
+    assert log_ratio(other, batch).abs().max() > 0.5
+    assert log_ratio(model, batch).abs().max() < 0.05

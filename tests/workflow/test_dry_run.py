@@ -36,6 +36,20 @@ def test_scenario_runs_every_stage(workplace: Workplace, scenario: str) -> None:
     assert jobs["generate"] == jobs["score"] == shards
 
 
+def test_a_base_model_stops_at_the_latents(workplace: Workplace) -> None:
+    path = workplace.folder / "data/counts/pbmc_cd4_kang2018_ctrl_5donors.h5ad"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    jobs = workplace.jobs("base", "--configfile", "config/scenarios/pbmc.yaml")
+    assert set(jobs) == {"qc", "normalize", "fit_effects", "train_vae", "encode", "base"}
+
+
+def test_kept_cells_are_declared_outputs_of_their_shards(workplace: Workplace) -> None:
+    overlay = workplace.overlay({"run": "kept", "screen": {"save_cells": True, "shards": 2}})
+    shards = [f"results/kept/screen/shards/{shard}.h5ad" for shard in (0, 1)]
+    assert workplace.jobs(*shards, "--configfile", overlay)["generate"] == 2
+
+
 def test_a_fork_of_snakemake_says_what_the_command_says(workplace: Workplace) -> None:
     by_command = workplace.run("--dry-run", "--configfile", TINY)
     assert workplace.jobs("--configfile", TINY) == workplace.counted(by_command)

@@ -19,7 +19,9 @@ from knockscreen.config.data import (
 from knockscreen.config.model import EffectConfig, FlowConfig, ScreenConfig, VaeConfig
 from knockscreen.config.results import (
     EvaluateConfig,
+    ExternalConfig,
     GateConfig,
+    MeasuredConfig,
     RankConfig,
     ReportConfig,
     SweepConfig,
@@ -44,6 +46,8 @@ class Config(Section):
     vae: VaeConfig
     flow: FlowConfig
     screen: ScreenConfig
+    measured: MeasuredConfig
+    external: list[ExternalConfig] = Field(description="measured tables from elsewhere")
     gate: GateConfig
     rank: RankConfig
     evaluate: EvaluateConfig

@@ -15,6 +15,45 @@ class RankConfig(Section):
     resamples: Positive = Field(description="bootstrap resamples of the interval")
 
 
+class MeasuredConfig(Section):
+    """How the real cells of a knock-down are compared with control cells."""
+
+    replicates: Literal["auto", "guide", "replicate"] = Field(
+        description="unit of replication: guides, the replicate column, or guides where known"
+    )
+
+
+class ExternalColumns(Section):
+    """Where an external table keeps what we need. ``null``: under one of the usual names."""
+
+    target_gene: str | None = Field(None, description="symbol of the knocked-down gene")
+    target_gene_id: str | None = Field(None, description="its Ensembl id")
+    condition: str | None = Field(None, description="what tells the contexts apart")
+    gene: str | None = Field(None, description="symbol of the measured gene")
+    gene_id: str | None = Field(None, description="its Ensembl id")
+    log2_fold_change: str | None = Field(None, description="log fold change, see unit")
+    standard_error: str | None = Field(None, description="its standard error")
+    p_value: str | None = Field(None, description="p-value")
+    fdr: str | None = Field(None, description="p-value adjusted for the number of genes")
+
+
+class ExternalConfig(Section):
+    """Measured effects from elsewhere, ranked beside the run's own."""
+
+    source: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$", description="name shown as source"
+    )
+    file: InputPath = Field(description="long CSV, TSV or Parquet (.gz too), or h5ad with layers")
+    unit: Literal["log2", "ln"] = Field(description="logarithm of the fold changes")
+    absent: Literal["missing", "zero"] = Field(
+        description="genes a profile does not list: not measured, or not changed"
+    )
+    columns: ExternalColumns = Field(
+        default_factory=ExternalColumns, description="names of its columns or layers"
+    )
+    contexts: dict[str, str] = Field(description="condition of the table -> context of the run")
+
+
 class GateConfig(Section):
     """What positive controls have to show before a program is believed."""
 

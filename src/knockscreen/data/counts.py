@@ -23,6 +23,7 @@ from knockscreen.data.h5ad import (
     damaged,
     open_h5ad,
     read_column,
+    says_generated,
     says_log1p,
     says_simulated,
 )
@@ -278,6 +279,7 @@ class Inputs:
         try:
             for path in map(Path, paths):
                 handle = self._stack.enter_context(open_h5ad(path))
+                _refuse_generated(path, handle)
                 self.files.append(CountsFile(path, handle, data))
             self._align()
         except BaseException:
@@ -323,6 +325,20 @@ class Inputs:
             for chunk in file.chunks(rows):
                 yield offset + chunk.start, chunk
             offset += file.n_cells
+
+
+def _refuse_generated(path: Path, handle: h5py.File) -> None:
+    """Refuse generated cells as the input of a screen: predicted and measured never mix."""
+    generated = says_generated(handle)
+    if "evidence" in handle["obs"]:
+        evidence = read_column(handle["obs"], "evidence").cast(pl.String)
+        generated = generated or bool(evidence.str.starts_with("predicted").any())
+    if generated:
+        msg = (
+            f"{path} holds cells that 'knockscreen generate' made, and a screen is of measured "
+            "cells; leave out those with 'predicted' in obs column 'evidence'."
+        )
+        raise DataError(msg)
 
 
 def find_inputs(paths: Sequence[Path | str]) -> list[Path]:

@@ -15,7 +15,7 @@ from scipy import sparse
 
 from knockscreen.artifacts import read_json
 from knockscreen.errors import DataError, suggest
-from knockscreen.names import CP10K, SPLITS, context_name
+from knockscreen.names import CP10K, GUIDE_ID, SPLITS, context_name
 
 Ints = NDArray[np.int64]
 FORMAT = 1
@@ -32,6 +32,7 @@ class StoredCells:
     target: Ints  # (M,) codes of target_gene_ids
     context: Ints  # (M,) codes of contexts
     replicate: Ints  # (M,) codes; -1 where there is none
+    guide: Ints  # (M,) codes; -1 where there is none
     library_size: NDArray[np.float64]  # (N,) counts over all genes
     indptr: NDArray[np.int64]
     indices: NDArray[Any]
@@ -66,7 +67,7 @@ def open_store(folder: Path | str, splits: Sequence[str] = ()) -> StoredCells:
         knock-downs has no control cells.
     """
     folder = Path(folder)
-    described, arrays, replicate = _read(folder)
+    described, arrays, units = _read(folder)
     every_target = np.asarray(arrays["target"]).astype(np.int64)
     chosen = _chosen(np.asarray(arrays["split"]), splits)
     if not np.any(chosen & (every_target == 0)):
@@ -88,7 +89,8 @@ def open_store(folder: Path | str, splits: Sequence[str] = ()) -> StoredCells:
         rows=rows,
         target=target,
         context=context,
-        replicate=_codes(replicate)[rows],
+        replicate=_codes(units["replicate"])[rows],
+        guide=_codes(units[GUIDE_ID])[rows],
         library_size=np.asarray(arrays["library_size"], dtype=np.float64),
         indptr=np.asarray(arrays["indptr"]),
         indices=arrays["indices"],
@@ -96,8 +98,8 @@ def open_store(folder: Path | str, splits: Sequence[str] = ()) -> StoredCells:
     )
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]], pl.Series]:
-    """Return the description, the memory-mapped arrays and the replicates of a store."""
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]], pl.DataFrame]:
+    """Return the description, the memory-mapped arrays, and replicate and guide of each cell."""
     described = read_json(folder / "store.json")
     if described.get("format") != FORMAT:
         msg = (
@@ -108,11 +110,11 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]], pl.Ser
     names = ("indptr", "indices", "counts", "library_size", "target", "contexts", "split")
     try:
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
-        cells = pl.read_parquet(folder / "cells.parquet", columns=["replicate"])
+        cells = pl.read_parquet(folder / "cells.parquet", columns=["replicate", GUIDE_ID])
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         msg = f"{folder} is not a whole training store ({error}); run normalize again."
         raise DataError(msg) from error
-    return described, arrays, cells["replicate"]
+    return described, arrays, cells
 
 
 def _chosen(split: NDArray[Any], splits: Sequence[str]) -> NDArray[np.bool_]:

@@ -4,12 +4,15 @@ T targets, C separate contexts, X contexts to report (separate and pooled), G pa
 P programs, R split halves. Cells are read one target at a time.
 
 - ``delta``: mean log1p CP10k of a target's cells minus that of the control cells of the same
-  context; CP10k uses the library size over all genes. ``standard_error`` is Welch's with cells as
-  units: ``sqrt(var_t / n_t + var_c / n_c)``, NULL with fewer than two cells on a side.
+  context; CP10k uses the library size over all genes.
 - ``log2_fold_change``: of mean CP10k, with the pseudocount of :mod:`knockscreen.score.effects`.
-- ``p_value``: cells of one culture are not replicates, so it is NULL unless target and control both
-  have at least two replicates in the context; then Welch's t-test over replicate means, ``fdr`` by
-  Benjamini-Hochberg over the genes of a target and context. NULL in pooled contexts.
+- ``standard_error`` and ``p_value`` of delta: over pseudobulks of replicate units (guides, or
+  wells or batches), see :mod:`knockscreen.score.replicates`; over pooled contexts the units of all
+  of them. ``fdr``: Benjamini-Hochberg over the genes of a target and context, or, of program
+  scores, over the targets of a program and context.
+- Where a side has fewer than two units, cells of one culture are no replicates: ``p_value`` is
+  NULL, and the standard error is Welch's with cells as units, ``sqrt(var_t / n_t + var_c / n_c)``
+  (NULL with fewer than two cells on a side), a lower bound.
 - A pooled context is the unweighted mean over the contexts in which the target was measured.
 """
 
@@ -25,7 +28,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from knockscreen.artifacts import atomic
-from knockscreen.config import NonNegative, ProgramsConfig, RankConfig, Section
+from knockscreen.config import MeasuredConfig, NonNegative, ProgramsConfig, RankConfig, Section
 from knockscreen.score.cells import StoredCells, open_store
 from knockscreen.score.contexts import pooled_contexts
 from knockscreen.score.effects import log2_fold_change
@@ -37,11 +40,20 @@ from knockscreen.score.moments import (
     TargetScores,
     group_moments,
     measure_controls,
-    replicate_moments,
+    pseudobulks,
+    replicate_units,
     score_target,
 )
 from knockscreen.score.programs import ProgramMatrix
-from knockscreen.score.statistics import benjamini_hochberg, welch_p_value
+from knockscreen.score.replicates import (
+    ReplicateKind,
+    Replicates,
+    judge,
+    moderate,
+    overdispersion,
+    pooled_variance,
+)
+from knockscreen.score.statistics import benjamini_hochberg
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +69,7 @@ class MeasureStage(Section):
     seed: NonNegative
     programs: ProgramsConfig
     rank: RankConfig
+    measured: MeasuredConfig
 
 
 EFFECT_SCHEMA = pa.schema(
@@ -69,6 +82,8 @@ EFFECT_SCHEMA = pa.schema(
         ("standard_error", pa.float32()),
         ("n_cells", pa.int32()),
         ("n_control_cells", pa.int32()),
+        ("n_replicates", pa.int32()),
+        ("n_control_replicates", pa.int32()),
         ("is_target", pa.bool_()),
         ("p_value", pa.float64()),
         ("fdr", pa.float64()),
@@ -80,18 +95,20 @@ def target_effects(
     cells: StoredCells,
     chosen: Ints,
     controls: Controls,
+    replicates: Replicates,
+    *,
     groups: dict[str, list[int]],
     target_gene_id: str,
 ) -> pa.Table:
-    """Return the long effects of one target in every context with cells of it, and pooled."""
-    c = len(cells.contexts)
-    rows, context = cells.rows[chosen], cells.context[chosen]
-    moments = group_moments(cells, rows, context, c)
-    error = moments.variance / moments.n[:, None] + _control_squared_error(controls.moments)
-    delta = moments.mean - controls.moments.mean
-    p_value = _replicate_p_values(
-        replicate_moments(cells, rows, context, cells.replicate[chosen]), controls.replicates
-    )
+    """Return the long effects of one target in every context with cells of it, and pooled.
+
+    ``replicates`` are the target's pseudobulks.
+    """
+    moments = group_moments(cells, cells.rows[chosen], cells.context[chosen], len(cells.contexts))
+    control = controls.moments
+    welch = moments.variance / moments.n[:, None] + _control_squared_error(control)
+    delta = moments.mean - control.mean
+    variance = pooled_variance(moments.variance, moments.n, control.variance, control.n)
     gene_ids = np.array(cells.gene_ids)
     order = np.argsort(gene_ids, kind="stable")
     tables = []
@@ -99,15 +116,18 @@ def target_effects(
         there = [i for i in members if moments.n[i] > 0]
         if not there:
             continue
-        p = p_value[there[0]] if len(members) == 1 else np.full(len(order), np.nan)
+        mean = delta[there].mean(axis=0)
+        phi = moderate(*overdispersion(replicates, controls.replicates, variance, there))
+        error, p = judge(mean, phi, variance, (moments.n, control.n), there)
+        cell_error = np.sqrt(welch[there].sum(axis=0)) / len(there)
         columns = [
-            log2_fold_change(
-                moments.cp10k[there].mean(axis=0), controls.moments.cp10k[there].mean(axis=0)
-            ),
-            delta[there].mean(axis=0),
-            np.sqrt(error[there].sum(axis=0)) / len(there),
+            log2_fold_change(moments.cp10k[there].mean(axis=0), control.cp10k[there].mean(axis=0)),
+            mean,
+            np.where(np.isnan(error), cell_error, error),
             np.full(len(order), moments.n[there].sum()),
-            np.full(len(order), controls.moments.n[there].sum()),
+            np.full(len(order), control.n[there].sum()),
+            np.full(len(order), replicates.units[there].sum()),
+            np.full(len(order), controls.replicates.units[there].sum()),
             gene_ids == target_gene_id,
             p,
             benjamini_hochberg(p),
@@ -125,19 +145,14 @@ def _control_squared_error(moments: Moments) -> Floats:
     return np.asarray(moments.variance / moments.n[:, None])
 
 
-def _replicate_p_values(
-    target: tuple[Floats, Floats, Floats], control: tuple[Floats, Floats, Floats]
-) -> Floats:
-    (n_a, mean_a, variance_a), (n_b, mean_b, variance_b) = target, control
-    return welch_p_value(mean_a - mean_b, variance_a, n_a[:, None], variance_b, n_b[:, None])
-
-
 @dataclass
 class _Collected:
     """Program scores of all targets, filled in target by target; NaN where not measured."""
 
     score: Floats  # (T, X, P)
     error: Floats  # (T, X, P)
+    p_value: Floats  # (T, X, P)
+    units: NDArray[np.int64]  # (T, X) replicate units
     halves: NDArray[np.float32]  # (R, 2, T, X, P)
     n_genes: NDArray[np.int64]  # (T, P)
     n_cells: NDArray[np.int64]  # (T, X)
@@ -147,25 +162,40 @@ class _Collected:
         return cls(
             np.full((t, x, p), np.nan),
             np.full((t, x, p), np.nan),
+            np.full((t, x, p), np.nan),
+            np.zeros((t, x), dtype=np.int64),
             np.full((SPLIT_HALVES, 2, t, x, p), np.nan, dtype=np.float32),
             np.zeros((t, p), dtype=np.int64),
             np.zeros((t, x), dtype=np.int64),
         )
 
-    def add(self, i: int, found: TargetScores, counts: Ints, groups: dict[str, list[int]]) -> None:
+    def add(
+        self,
+        i: int,
+        found: TargetScores,
+        counts: tuple[Floats, Floats],
+        groups: dict[str, list[int]],
+    ) -> None:
+        """Add a target; ``counts`` are its cells and the control cells by context."""
         self.n_genes[i] = found.n_genes
         for x, members in enumerate(groups.values()):
-            there = [c for c in members if counts[c] > 0]
+            there = [c for c in members if counts[0][c] > 0]
             if there:
-                self.n_cells[i, x] = counts[there].sum()
-                self.score[i, x] = found.score[there].mean(axis=0)
-                self.error[i, x] = np.sqrt(found.variance[there].sum(axis=0)) / len(there)
+                self.n_cells[i, x] = counts[0][there].sum()
+                self.units[i, x] = found.replicates[0].units[there].sum()
+                score = self.score[i, x] = found.score[there].mean(axis=0)
+                phi = overdispersion(*found.replicates, found.cell_variance, there)
+                error, self.p_value[i, x] = judge(score, phi, found.cell_variance, counts, there)
+                cell_error = np.sqrt(found.variance[there].sum(axis=0)) / len(there)
+                self.error[i, x] = np.where(np.isnan(error), cell_error, error)
                 self.halves[:, :, i, x] = found.halves[:, :, there].mean(axis=2)
 
     def table(
         self, programs: ProgramMatrix, contexts: Sequence[str], targets: Sequence[str]
     ) -> pl.DataFrame:
         """Return the rows of what was measured, sorted by program, context and target."""
+        # Of all targets of a context and program, T last.
+        fdr = np.moveaxis(benjamini_hochberg(np.moveaxis(self.p_value, 0, -1)), -1, 0)
         i, x, p = np.nonzero(np.repeat(self.n_cells[:, :, None] > 0, len(programs.names), axis=2))
         frame = pl.DataFrame(
             {
@@ -178,6 +208,9 @@ class _Collected:
                 "score_half_a": self.halves[0, 0, i, x, p].astype(np.float64),
                 "score_half_b": self.halves[0, 1, i, x, p].astype(np.float64),
                 "n_cells": self.n_cells[i, x].astype(np.int32),
+                "n_replicates": self.units[i, x].astype(np.int32),
+                "p_value": self.p_value[i, x, p],
+                "fdr": fdr[i, x, p],
             }
         )
         return frame.fill_nan(None).sort("program", "context", "target_gene_id")
@@ -203,15 +236,19 @@ def write_measured(
     *,
     seed: int,
     splits: Sequence[str] = (),
+    replicates: ReplicateKind = "auto",
 ) -> list[Path]:
     """Measure every target and write effects.parquet, programs.parquet and ceiling.parquet.
+
+    ``replicates`` says what a replicate unit is (:func:`replicate_units`).
 
     Each target's halves come from its own random stream, (seed, code of the target), so that they
     do not depend on the other targets.
     """
     cells = open_store(store, splits)
     groups = pooled_contexts(cells.contexts, pool_over)
-    controls = measure_controls(cells, programs, np.random.default_rng([seed, 0]))
+    unit = replicate_units(cells, replicates)
+    controls = measure_controls(cells, programs, unit, np.random.default_rng([seed, 0]))
     by_target = np.argsort(cells.target, kind="stable")
     codes, starts = np.unique(cells.target[by_target], return_index=True)
     members = dict(zip(codes.tolist(), np.split(by_target, starts[1:]), strict=True))
@@ -222,13 +259,15 @@ def write_measured(
     def tables() -> Iterator[pa.Table]:
         for i, (code, chosen) in enumerate(members.items()):
             name = cells.target_gene_ids[code]
-            counts = np.bincount(cells.context[chosen], minlength=len(cells.contexts))
+            n = np.bincount(cells.context[chosen], minlength=len(cells.contexts)).astype(float)
+            own, bulks = pseudobulks(cells, chosen, unit, programs.columns)
             rng = np.random.default_rng([seed, code])
             found = score_target(
-                cells, chosen, columns.get(name, -1), programs=programs, controls=controls, rng=rng
-            )
-            collected.add(i, found, counts, groups)
-            yield target_effects(cells, chosen, controls, groups, name)
+                cells, chosen, columns.get(name, -1),
+                programs=programs, controls=controls, bulks=bulks, rng=rng,
+            )  # fmt: skip
+            collected.add(i, found, (n, controls.moments.n), groups)
+            yield target_effects(cells, chosen, controls, own, groups=groups, target_gene_id=name)
             if (i + 1) % 100 == 0 or i + 1 == len(members):
                 log.info("measured %d of %d knock-downs", i + 1, len(members))
 

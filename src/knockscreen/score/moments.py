@@ -16,6 +16,13 @@ from scipy import sparse
 from knockscreen.score.cells import StoredCells
 from knockscreen.score.halves import assign_halves, half_indicator
 from knockscreen.score.programs import ProgramMatrix
+from knockscreen.score.replicates import (
+    LEAST_UNITS,
+    ReplicateKind,
+    Replicates,
+    pooled_variance,
+    summarise,
+)
 
 CHUNK = 8192
 SPLIT_HALVES = 20
@@ -35,6 +42,15 @@ class Moments:
 
 
 @dataclass(frozen=True)
+class Pseudobulks:
+    """Replicate units of one side: the cells of one unit in one context, B of them."""
+
+    context: Ints  # (B,)
+    cells: Floats  # (B,)
+    means: Floats  # (B, U) of the genes used by programs
+
+
+@dataclass(frozen=True)
 class Controls:
     """Control cells of every context, as sums that any target's program weights can be put on."""
 
@@ -42,7 +58,8 @@ class Controls:
     score_variance: Floats  # (C, P) of unscaled scores
     score_covariance: Floats  # (C, P, G) of unscaled scores with each gene
     half_means: Floats  # (R, 2, C, U)
-    replicates: tuple[Floats, Floats, Floats]  # n (C,), mean and variance (C, G) of replicate means
+    bulks: Pseudobulks
+    replicates: Replicates
 
 
 def _log1p(cp10k: Any) -> Any:
@@ -78,32 +95,47 @@ def group_moments(cells: StoredCells, rows: Ints, group: Ints, n_groups: int) ->
         return Moments(n, mean, variance, sums[2] / n[:, None])
 
 
-def replicate_moments(
-    cells: StoredCells, rows: Ints, context: Ints, replicate: Ints
-) -> tuple[Floats, Floats, Floats]:
-    """Return the number, mean (C, G) and variance (C, G) of replicate means of log1p CP10k.
+def replicate_units(cells: StoredCells, kind: ReplicateKind) -> Ints:
+    """Return the replicate unit of each cell, -1 where it has none.
 
-    Cells without a replicate are left out.
+    ``auto`` takes guides where the controls have several, else the replicate column (wells,
+    batches).
     """
-    known = replicate >= 0
+    if kind == "auto":
+        guides = np.unique(cells.guide[cells.target == 0])
+        kind = "guide" if np.sum(guides >= 0) >= LEAST_UNITS else "replicate"
+    return cells.guide if kind == "guide" else cells.replicate
+
+
+def pseudobulks(
+    cells: StoredCells, chosen: Ints, unit: Ints, used: Ints
+) -> tuple[Replicates, Pseudobulks]:
+    """Summarise the pseudobulks of the cells at positions ``chosen``, context by context.
+
+    Cells without a unit are left out.
+    """
     c, g = len(cells.contexts), len(cells.gene_ids)
-    pairs, code = np.unique(
-        np.stack([context[known], replicate[known]], axis=1), axis=0, return_inverse=True
-    )
-    number = np.bincount(pairs[:, 0], minlength=c).astype(np.float64)
-    mean, variance = np.full((c, g), np.nan), np.full((c, g), np.nan)
-    if len(pairs):
-        means = group_moments(cells, rows[known], code.reshape(-1), len(pairs)).mean
-        for i in np.flatnonzero(number >= 2):
-            own = means[pairs[:, 0] == i]
-            mean[i], variance[i] = own.mean(axis=0), own.var(axis=0, ddof=1)
-    return number, mean, variance
+    chosen = chosen[unit[chosen] >= 0]
+    total, squares, units = np.full((c, g), np.nan), np.zeros((c, g)), np.zeros(c)
+    number = np.zeros(c)
+    parts: list[tuple[Ints, Floats, Floats]] = []
+    for i in np.unique(cells.context[chosen]):
+        here = chosen[cells.context[chosen] == i]
+        names, code = np.unique(unit[here], return_inverse=True)
+        found = group_moments(cells, cells.rows[here], code.reshape(-1), len(names))
+        one = summarise(np.zeros(len(names), dtype=np.int64), found.n, found.mean, 1)
+        units[i], number[i] = one.units[0], one.cells[0]
+        total[i], squares[i] = one.mean[0], one.squares[0]
+        parts.append((np.full(len(names), i), found.n, found.mean[:, used]))
+    empty = (np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros((0, len(used))))
+    context, n, means = (np.concatenate(p) for p in zip(empty, *parts, strict=True))
+    return Replicates(units, number, total, squares), Pseudobulks(context, n, means)
 
 
 def measure_controls(
-    cells: StoredCells, programs: ProgramMatrix, rng: np.random.Generator
+    cells: StoredCells, programs: ProgramMatrix, unit: Ints, rng: np.random.Generator
 ) -> Controls:
-    """Summarise the control cells of every context."""
+    """Summarise the control cells of every context; ``unit`` holds each cell's replicate unit."""
     chosen = cells.target == 0
     rows, context = cells.rows[chosen], cells.context[chosen]
     c, p, g = len(cells.contexts), len(programs.names), len(cells.gene_ids)
@@ -130,8 +162,8 @@ def measure_controls(
         variance = np.where(n > 1, np.maximum(squares - n * mean**2, 0) / (n - 1), np.nan)
         covariance = (cross - (n * mean)[:, :, None] * moments.mean[:, None]) / (n - 1)[:, :, None]
         half_means = half_sums.reshape(SPLIT_HALVES, 2, c, -1) / half_counts[..., None]
-    replicates = replicate_moments(cells, rows, context, cells.replicate[chosen])
-    return Controls(moments, variance, covariance, half_means, replicates)
+    replicates, bulks = pseudobulks(cells, np.flatnonzero(chosen), unit, used)
+    return Controls(moments, variance, covariance, half_means, bulks, replicates)
 
 
 @dataclass(frozen=True)
@@ -142,6 +174,8 @@ class TargetScores:
     variance: Floats  # (C, P) of the score, i.e. its squared standard error
     halves: Floats  # (R, 2, C, P)
     n_genes: NDArray[np.int64]  # (P,)
+    cell_variance: Floats  # (C, P) of the cells' scores, knock-down and control pooled
+    replicates: tuple[Replicates, Replicates]  # of the scores, knock-down and control
 
 
 def score_target(
@@ -151,6 +185,7 @@ def score_target(
     *,
     programs: ProgramMatrix,
     controls: Controls,
+    bulks: Pseudobulks,
     rng: np.random.Generator,
 ) -> TargetScores:
     """Score one target's cells against the controls, its own gene left out.
@@ -161,6 +196,8 @@ def score_target(
         Positions of the target's cells in ``cells.rows``.
     own
         Panel column of the target's gene, -1 if it is not on the panel.
+    bulks
+        The target's pseudobulks.
     """
     c, used = len(cells.contexts), programs.columns
     weights, n_genes = programs.without(own)
@@ -184,11 +221,21 @@ def score_target(
         ]
     control_mean = controls.moments.mean @ weights.T
     control_halves = controls.half_means @ weights[:, used].T
+    control_variance = _control_variance(own, programs, controls)
+    n_control = controls.moments.n
+    sides = [
+        summarise(side.context, side.cells, side.means @ weights[:, used].T, c)
+        for side in (bulks, controls.bulks)
+    ]
     return TargetScores(
         score=mean - control_mean,
-        variance=variance + _control_variance(own, programs, controls),
+        variance=variance + control_variance,
         halves=half_means - control_halves,
         n_genes=n_genes,
+        cell_variance=pooled_variance(
+            variance * n, n[:, 0], control_variance * n_control[:, None], n_control
+        ),
+        replicates=(sides[0], sides[1]),
     )
 
 

@@ -11,8 +11,11 @@ Rank intervals say how far a rank moves with the noise in the scores, and no mor
   blocks lacks;
 - measured: scores redrawn from a normal distribution with their standard error.
 
-``p_value`` and ``fdr`` are NULL until a null has been sampled: generated cells are free, and a
-p-value over them would prove nothing.
+``p_value`` and ``fdr`` of predicted rows are NULL until a null has been sampled: generated cells
+are free, and a p-value over them would prove nothing. Measured rows carry those of replicates.
+
+Measured rows of the run have no ``source``; those of a table from elsewhere have its name there,
+and every source is ranked apart.
 """
 
 import logging
@@ -47,7 +50,10 @@ SCORES: dict[str, type[pl.DataType]] = {
     "score": pl.Float64,
     "score_sd": pl.Float64,
     "n_genes": pl.Int32,
+    "source": pl.String,
 }
+TESTS: dict[str, type[pl.DataType]] = {"p_value": pl.Float64, "fdr": pl.Float64}
+MEASURED_ONLY = (*TESTS, "source")
 RANKINGS: dict[str, type[pl.DataType]] = {
     "program": pl.String,
     "context": pl.String,
@@ -64,6 +70,7 @@ RANKINGS: dict[str, type[pl.DataType]] = {
     "evidence": pl.String,
     "control_status": pl.String,
     "n_genes": pl.Int32,
+    "source": pl.String,
 }
 
 
@@ -80,6 +87,7 @@ class Scores:
 
     shards: list[Path]
     measured: Path | None
+    external: Path | None  # scores of measured tables from elsewhere
     candidates: pl.DataFrame  # screened ones: target_gene_id, target_gene, evidence
     symbols: dict[str, str]  # of every target of the store
 
@@ -162,8 +170,7 @@ def rank_scores(rows: pl.DataFrame, resampled: Floats | None, coverage: float) -
         frame = rows.with_columns(
             pl.lit(direction.value).alias("direction"),
             pl.Series("rank", ranks),
-            pl.lit(None).alias("p_value"),
-            pl.lit(None).alias("fdr"),
+            *(pl.lit(None).alias(name) for name in MEASURED_ONLY if name not in rows.columns),
             pl.lit(NOT_TESTED).alias("control_status"),
             **bounds,
         )
@@ -171,7 +178,14 @@ def rank_scores(rows: pl.DataFrame, resampled: Floats | None, coverage: float) -
     return pl.concat(frames)
 
 
-def find_scores(programs_dir: Path, measured: Path | None, candidates: Path, store: Path) -> Scores:
+def find_scores(
+    programs_dir: Path,
+    measured: Path | None,
+    candidates: Path,
+    store: Path,
+    *,
+    external: Path | None = None,
+) -> Scores:
     """Find the score files of a run: those of the shards that the candidate table names, no others.
 
     Raises
@@ -201,13 +215,14 @@ def find_scores(programs_dir: Path, measured: Path | None, candidates: Path, sto
     return Scores(
         shards=[found[shard] for shard in wanted],
         measured=Path(measured) if measured else None,
+        external=Path(external) if external else None,
         candidates=table.select("target_gene_id", "target_gene", "evidence"),
         symbols={t["target_gene_id"]: t["target_gene"] for t in described["targets"]},
     )
 
 
 def _program_names(scores: Scores) -> list[str]:
-    files = [*scores.shards, *([scores.measured] if scores.measured else [])]
+    files = [*scores.shards, *(path for path in (scores.measured, scores.external) if path)]
     names = pl.scan_parquet(files, missing_columns="insert", extra_columns="ignore")
     return sorted(names.select(pl.col("program").unique()).collect()["program"].to_list())
 
@@ -222,6 +237,7 @@ def predicted_scores(scores: Scores, program: str) -> pl.DataFrame:
     """
     rows = pl.scan_parquet(scores.shards).filter(pl.col("program") == program).collect()
     rows = rows.join(scores.candidates, on="target_gene_id").rename({"score_se": "score_sd"})
+    rows = rows.with_columns(pl.lit(None, pl.String).alias("source"))
     for (context,), part in rows.group_by("context"):
         if len(part) != len(scores.candidates) or part["target_gene_id"].is_duplicated().any():
             msg = (
@@ -235,16 +251,23 @@ def predicted_scores(scores: Scores, program: str) -> pl.DataFrame:
 
 
 def measured_scores(scores: Scores, program: str) -> pl.DataFrame:
-    """Return the measured scores of one program, sorted by context and target."""
-    if scores.measured is None:
-        return pl.DataFrame(schema=SCORES)
-    rows = pl.scan_parquet(scores.measured).filter(pl.col("program") == program).collect()
+    """Return the measured scores of one program, sorted by context, source and target."""
+    schema = pl.Schema(SCORES | TESTS)
     symbols = pl.DataFrame(
         {"target_gene_id": list(scores.symbols), "target_gene": list(scores.symbols.values())}
     )
-    rows = rows.join(symbols, on="target_gene_id").rename({"standard_error": "score_sd"})
-    rows = rows.with_columns(pl.lit(Evidence.MEASURED.value).alias("evidence"))
-    return rows.select(*SCORES).cast(pl.Schema(SCORES)).sort("context", "target_gene_id")
+    frames = [pl.DataFrame(schema=schema)]
+    for path in (scores.measured, scores.external):
+        if path is None:
+            continue
+        rows = pl.scan_parquet(path).filter(pl.col("program") == program).collect()
+        if path == scores.measured:
+            rows = rows.join(symbols, on="target_gene_id")
+            rows = rows.with_columns(pl.lit(None, pl.String).alias("source"))
+        rows = rows.rename({"standard_error": "score_sd"})
+        rows = rows.with_columns(pl.lit(Evidence.MEASURED.value).alias("evidence"))
+        frames.append(rows.select(*schema).cast(schema))
+    return pl.concat(frames).sort("context", "source", "target_gene_id")
 
 
 def _resample_predicted(rows: pl.DataFrame, settings: RankConfig, seed: int) -> Floats | None:
@@ -262,7 +285,8 @@ def _resample_predicted(rows: pl.DataFrame, settings: RankConfig, seed: int) -> 
     return resample_blocks(rows["score"].to_numpy(), blocks, shares)
 
 
-def _resample_measured(rows: pl.DataFrame, settings: RankConfig, seed: int) -> Floats:
+def resample_errors(rows: pl.DataFrame, settings: RankConfig, seed: int) -> Floats:
+    """Return scores (R, T) redrawn from a normal distribution with their standard error."""
     error = rows["score_sd"].fill_null(0.0).to_numpy()
     noise = np.random.default_rng([seed, 1]).standard_normal((settings.resamples, len(rows)))
     return np.asarray(rows["score"].to_numpy() + error * noise)
@@ -283,13 +307,13 @@ def rank_program(
     contexts = sorted({*predicted["context"], *measured["context"]})
     score_rows, ranking_rows = [], []
     for context in contexts:
-        for rows, resample in ((predicted, _resample_predicted), (measured, _resample_measured)):
+        for rows, resample in ((predicted, _resample_predicted), (measured, resample_errors)):
             part = rows.filter(pl.col("context") == context)
             score_rows.append(part.select(*SCORES))
-            part = part.drop_nulls("score")
-            if not part.is_empty():
-                resampled = resample(part, settings, seed)
-                ranking_rows.append(rank_scores(part, resampled, settings.interval))
+            scored = part.drop_nulls("score")
+            for own in scored.partition_by("source", maintain_order=True):
+                resampled = resample(own, settings, seed)
+                ranking_rows.append(rank_scores(own, resampled, settings.interval))
     empty = pl.DataFrame(schema=RANKINGS)
     return pl.concat(score_rows), pl.concat([empty, *ranking_rows])
 

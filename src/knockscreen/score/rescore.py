@@ -172,6 +172,8 @@ def _rescore(
     frame = score_frame(deltas, programs, *scores(deltas, programs))
     if measured:
         frame = frame.drop("blocks").rename({"score_se": "standard_error"}).drop_nulls("score")
+        untested = [pl.lit(None, pl.Float64).alias(name) for name in ("p_value", "fdr")]
+        frame = frame.with_columns(untested)  # replicates are not in the stored effects
     with atomic(output) as temporary:
         frame.write_parquet(temporary, row_group_size=max(frame.height // len(programs.names), 1))
     return output, frame.height

@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtr
 from scipy.stats import rankdata
 
 Floats = NDArray[np.float64]
@@ -54,19 +53,3 @@ def perfect_predictor_correlation(split_half: float) -> float:
     if not split_half >= 0:
         return float("nan")
     return float(np.sqrt(2 * split_half / (1 + split_half)))
-
-
-def welch_p_value(
-    difference: Floats, variance_a: Floats, n_a: Floats, variance_b: Floats, n_b: Floats
-) -> Floats:
-    """Return two-sided p-values of Welch's t-test from means' difference and sample variances.
-
-    NaN where a side has fewer than two units, or where neither side varies (0/0).
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        part_a, part_b = variance_a / n_a, variance_b / n_b
-        squared = part_a + part_b
-        freedom = squared**2 / (part_a**2 / (n_a - 1) + part_b**2 / (n_b - 1))
-        p = 2 * stdtr(freedom, -np.abs(difference) / np.sqrt(squared))
-    defined = (np.asarray(n_a) >= 2) & (np.asarray(n_b) >= 2) & (squared > 0)
-    return np.where(defined, p, np.nan)

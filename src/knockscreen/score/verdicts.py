@@ -112,13 +112,20 @@ def overall(gates: pl.DataFrame) -> pl.DataFrame:
 
 
 def label(rankings: pl.DataFrame, gates: pl.DataFrame | None) -> pl.DataFrame:
-    """Return rankings with the ``control_status`` of their program, context and evidence."""
+    """Return rankings with the ``control_status`` of their program, context and evidence.
+
+    Measured rows of tables from elsewhere (``source``) have not been through the gate.
+    """
     if gates is None:
         return rankings
     keys = ["program", "context", "evidence"]
     status = gates.select(*keys, status="control_status")
     return (
         rankings.join(status, on=keys, how="left", maintain_order="left")
-        .with_columns(control_status=pl.col("status").fill_null(NOT_TESTED))
+        .with_columns(
+            control_status=pl.when(pl.col("source").is_null())
+            .then(pl.col("status"))
+            .fill_null(NOT_TESTED)
+        )
         .drop("status")
     )

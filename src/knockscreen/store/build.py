@@ -28,12 +28,16 @@ Progress = Callable[[int, int, str], None]
 RANKING_COLUMNS = (
     "program", "context", "target_gene", "target_gene_id", "direction", "rank", "rank_low",
     "rank_high", "score", "score_sd", "p_value", "fdr", "evidence", "control_status", "n_genes",
+    "source",
 )  # fmt: skip
 SCORE_COLUMNS = (
     "program", "context", "target_gene_id", "target_gene", "evidence", "score", "score_sd",
-    "n_genes",
+    "n_genes", "source",
 )  # fmt: skip
-HALF_COLUMNS = ("program", "context", "target_gene_id", "score_half_a", "score_half_b", "n_cells")
+HALF_COLUMNS = (
+    "program", "context", "target_gene_id", "score_half_a", "score_half_b", "n_cells",
+    "n_replicates",
+)  # fmt: skip
 CEILING_COLUMNS = ("program", "context", "n_targets", "spearman_half", "ceiling", "splits")
 DISK_FULL = ("No space left", "File too large", "Could not write", "Could not truncate", "max_temp")
 
@@ -122,12 +126,14 @@ def _fill(
     shards = effects.shards_of(results)
     names = set(plan["contexts"]) | set(rankings["context"].unique())
     measured = [str(path) for path in [results / "measured/effects.parquet"] if path.exists()]
-    names |= effects.contexts_of(shards) | effects.contexts_of(measured)
+    external, others = effects.external_targets(results)
+    for paths in (shards, measured, external):
+        names |= effects.contexts_of(paths)
     contexts = tables.contexts(results, store, names)
     total = contexts.height + 2
 
     progress(0, total, "genes, targets and programs")
-    _insert_entities(connection, results, store, contexts)
+    _insert_entities(connection, results, store, contexts, others)
     members = tables.program_genes(programs, tables.genes(results, store))
     insert(connection, "program_genes", members.sort("program", "gene_key", nulls_last=True))
     gates = tables.gate_tables(results)
@@ -137,12 +143,14 @@ def _fill(
     progress(1, total, "rankings and scores")
     insert_rankings(connection, rankings)
     insert_scores(connection, results)
+    _insert_ceilings(connection, results)
     for done, (key, name) in enumerate(contexts.select("context_key", "context").iter_rows()):
         progress(2 + done, total, f"effects in {name}")
         effects.insert_context(connection, shards, key, name)
         effects.insert_measured(connection, measured, key, name)
+        effects.insert_external(connection, external, key, name)
         effects.insert_sizes(connection, key)
-    effects.check(connection, shards, measured)
+    effects.check(connection, shards, measured, external)
     for name, frame in evaluation_tables(results).items():
         insert(connection, name, frame)
     insert(connection, "artifacts", tables.artifacts(results))
@@ -155,13 +163,15 @@ def _insert_entities(
     results: Path,
     store: dict[str, Any],
     contexts: pl.DataFrame,
+    external: pl.DataFrame,
 ) -> None:
     genes = tables.genes(results, store)
     insert(connection, "genes", genes)
     measured = tables.target_contexts(results)
     guides = tables.guides(results)
     controls = tables.gate_tables(results)["positive_controls"]
-    targets = tables.of_targets(tables.targets(results, genes, measured), guides, genes, controls)
+    targets = tables.targets(results, genes, measured, external)
+    targets = tables.of_targets(targets, guides, genes, controls)
     insert(connection, "targets", targets)
     keys = targets.select("target_gene_id", "target_key")
     measured = measured.join(keys, on="target_gene_id").sort("target_key", "context")
@@ -189,7 +199,7 @@ def insert(connection: duckdb.DuckDBPyConnection, table: str, frame: pl.DataFram
 def insert_rankings(connection: duckdb.DuckDBPyConnection, rankings: pl.DataFrame) -> None:
     """Insert the rankings in the order in which they are asked for."""
     measured = pl.col("evidence") == "measured"
-    order = ("program", "context", "direction", measured, "rank", "target_gene_id")
+    order = ("program", "context", "direction", measured, "source", "rank", "target_gene_id")
     insert(connection, "rankings", rankings.sort(*order))
 
 
@@ -200,36 +210,40 @@ def insert_scores(connection: duckdb.DuckDBPyConnection, results: Path) -> None:
     keys = ["program", "context", "target_gene_id"]
     if halves_file.exists():
         halves = tables.read_table(halves_file, HALF_COLUMNS)
-        halves = halves.with_columns(evidence=pl.lit("measured"))
-        scores = scores.join(halves, on=[*keys, "evidence"], how="left")
+        halves = halves.with_columns(evidence=pl.lit("measured"), source=pl.lit(None, pl.String))
+        on = [*keys, "evidence", "source"]
+        scores = scores.join(halves, on=on, how="left", nulls_equal=True)
     connection.register("scores", scores)
     before = connection.sql("select count(*) from program_scores").fetchall()[0][0]
     halves_sql = ", ".join(
         f"s.{name}" if name in scores.columns else f"null as {name}"
-        for name in ("n_cells", "score_half_a", "score_half_b")
+        for name in ("n_cells", "n_replicates", "score_half_a", "score_half_b")
     )
     connection.execute(
         f"""
         with ranks as (
-            select program, context, target_gene_id, evidence,
+            select program, context, target_gene_id, evidence, source,
                 max(rank) filter (direction = 'toward') as rank_toward,
                 max(rank) filter (direction = 'away') as rank_away
             from rankings where program in (select program from scores) group by all
         ), sizes as (
-            select program, context, evidence = 'measured' as is_measured, max(rank) as n_ranked
+            select program, context, evidence = 'measured' as is_measured, source,
+                max(rank) as n_ranked
             from rankings where program in (select program from scores) group by all
         )
         insert into program_scores by name
         select t.target_key, s.target_gene, s.target_gene_id, s.context, s.program, s.evidence,
-            s.score, s.score_sd, s.n_genes, r.rank_toward, r.rank_away,
+            s.source, s.score, s.score_sd, s.n_genes, r.rank_toward, r.rank_away,
             case when r.rank_toward is not null then z.n_ranked end as n_ranked, {halves_sql}
         from scores s
         join targets t using (target_gene_id)
         left join ranks r on r.program = s.program and r.context = s.context
             and r.target_gene_id = s.target_gene_id and r.evidence = s.evidence
+            and r.source is not distinct from s.source
         left join sizes z on z.program = s.program and z.context = s.context
             and z.is_measured = (s.evidence = 'measured')
-        order by t.target_key, s.context, s.program, s.evidence
+            and z.source is not distinct from s.source
+        order by t.target_key, s.context, s.program, s.evidence, s.source nulls first
         """
     )
     connection.unregister("scores")
@@ -240,6 +254,9 @@ def insert_scores(connection: duckdb.DuckDBPyConnection, results: Path) -> None:
             " them belong to a target of screen/candidates.parquet; run plan and rank again."
         )
         raise DataError(msg)
+
+
+def _insert_ceilings(connection: duckdb.DuckDBPyConnection, results: Path) -> None:
     ceiling_file = results / "measured/ceiling.parquet"
     if ceiling_file.exists():
         ceilings = tables.read_table(ceiling_file, CEILING_COLUMNS)

@@ -41,9 +41,11 @@ def with_cards(
         cards = _cards(connection, targets, contexts)
     finally:
         connection.unregister("shown")
-    is_measured = rows["evidence"][0] == "measured"
-    effects = "measured_by_target" if is_measured else "effects_by_target"
-    genes = _top_genes(connection, effects, rows["program"][0], targets, contexts)
+    source = rows["source"][0]
+    effects = "measured_by_target" if rows["evidence"][0] == "measured" else "effects_by_target"
+    if source is not None:
+        effects = "(select *, log2_fold_change as delta from external_by_target)"
+    genes = _top_genes(connection, effects, rows["program"][0], targets, contexts, source=source)
     frame = cards.join(genes, on=["context", "target_gene_id"], how="left", maintain_order="left")
     return frame.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
 
@@ -53,7 +55,7 @@ def _cards(connection: duckdb.DuckDBPyConnection, targets: str, contexts: str) -
         connection,
         f"""
         with scores as (
-            select context, target_key, evidence,
+            select context, target_key, evidence, source,
                 max(score) filter (program = 'activation') as activation,
                 max(score) filter (program = 'proliferation') as proliferation
             from program_scores
@@ -61,7 +63,8 @@ def _cards(connection: duckdb.DuckDBPyConnection, targets: str, contexts: str) -
             group by all
         ), cells as (
             select context, target_key, max(n_cells) as n_cells
-            from program_scores where target_key in {targets} and evidence = 'measured'
+            from program_scores
+            where target_key in {targets} and evidence = 'measured' and source is null
             group by all
         )
         select r.*, g.control_reason, coalesce(k.n_cells, n.n_cells) as n_cells, t.n_guides,
@@ -76,16 +79,17 @@ def _cards(connection: duckdb.DuckDBPyConnection, targets: str, contexts: str) -
         join targets t on t.target_gene_id = r.target_gene_id
         join contexts c on c.context = r.context
         left join gates g on g.program = r.program and g.context = r.context
-            and g.evidence = r.evidence
+            and g.evidence = r.evidence and r.source is null
         left join (
             select * from effect_sizes where target_key in {targets} and context_key in {contexts}
         ) e on e.context_key = c.context_key and e.target_key = t.target_key
-            and e.is_measured = (r.evidence = 'measured')
+            and e.is_measured = (r.evidence = 'measured') and r.source is null
         left join (select * from target_contexts where target_key in {targets}) k
-            on k.target_key = t.target_key and k.context = r.context
+            on k.target_key = t.target_key and k.context = r.context and r.source is null
         left join cells n on n.target_key = t.target_key and n.context = r.context
+            and r.source is null
         left join scores s on s.target_key = t.target_key and s.context = r.context
-            and s.evidence = r.evidence
+            and s.evidence = r.evidence and s.source is not distinct from r.source
         order by position
         """,
     )
@@ -97,6 +101,8 @@ def _top_genes(
     program: str,
     targets: str,
     contexts: str,
+    *,
+    source: str | None,
 ) -> pl.DataFrame:
     """Return the genes that carry most of each score, the largest part first."""
     return table(
@@ -111,6 +117,7 @@ def _top_genes(
             join program_genes p on p.gene_key = e.gene_key
             where p.program = $program and e.target_key in {targets}
                 and e.context_key in {contexts} and e.gene_key is distinct from t.gene_key
+                {"and e.source = $source" if source else ""}
             qualify row_number() over (
                 partition by e.context_key, e.target_key order by size desc, e.gene_key
             ) <= {TOP_GENES}
@@ -120,5 +127,5 @@ def _top_genes(
         join genes g on g.gene_key = e.gene_key
         group by all
         """,
-        {"program": program},
+        {"program": program} | ({"source": source} if source else {}),
     )

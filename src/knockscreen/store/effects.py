@@ -17,7 +17,11 @@ EFFECT_COLUMNS = (
 )  # fmt: skip
 MEASURED_COLUMNS = (
     "target_gene_id", "context", "gene_id", "log2_fold_change", "delta", "standard_error",
-    "n_cells", "n_control_cells", "p_value", "fdr",
+    "n_cells", "n_control_cells", "n_replicates", "n_control_replicates", "p_value", "fdr",
+)  # fmt: skip
+EXTERNAL_COLUMNS = (
+    "source", "target_gene_id", "target_gene", "context", "gene_id", "log2_fold_change",
+    "log2_fold_change_se", "p_value", "fdr",
 )  # fmt: skip
 CONTROL_TOLERANCE = 1e-3
 MOVED, MOVED_FDR = 0.5, 0.05
@@ -154,7 +158,7 @@ def insert_measured(
         """
         insert into measured_by_target
         select $key, t.target_key, g.gene_key, e.log2_fold_change, e.delta, e.standard_error,
-            e.n_cells, e.n_control_cells, e.p_value, e.fdr
+            e.n_cells, e.n_control_cells, e.n_replicates, e.n_control_replicates, e.p_value, e.fdr
         from read_parquet($paths) e
         join targets t using (target_gene_id)
         join genes g using (gene_id)
@@ -191,7 +195,47 @@ def insert_sizes(connection: duckdb.DuckDBPyConnection, key: int) -> None:
         )
 
 
-def check(connection: duckdb.DuckDBPyConnection, shards: list[str], measured: list[str]) -> None:
+def insert_external(
+    connection: duckdb.DuckDBPyConnection, paths: list[str], key: int, name: str
+) -> None:
+    """Insert the effects that tables from elsewhere have in one context; nothing without files."""
+    if not paths:
+        return
+    connection.execute(
+        """
+        insert into external_by_target
+        select $key, t.target_key, g.gene_key, e.source, e.log2_fold_change,
+            e.log2_fold_change_se, e.p_value, e.fdr
+        from read_parquet($paths) e
+        join targets t using (target_gene_id)
+        join genes g using (gene_id)
+        where e.context = $name
+        order by t.target_key, e.source, g.gene_key
+        """,
+        {"key": key, "paths": paths, "name": name},
+    )
+
+
+def external_targets(results: Path) -> tuple[list[str], pl.DataFrame]:
+    """Return the file of external effects, if there is one, and the knock-downs it names."""
+    path = results / "external/effects.parquet"
+    if not path.exists():
+        return [], pl.DataFrame(schema={"target_gene_id": pl.String, "target_gene": pl.String})
+    _check_columns(path, EXTERNAL_COLUMNS)
+    scores = pl.scan_parquet(results / "external/programs.parquet")
+    frames = [
+        frame.select("target_gene_id", "target_gene") for frame in (pl.scan_parquet(path), scores)
+    ]
+    found = pl.concat(frames).unique("target_gene_id", keep="first", maintain_order=True).collect()
+    return [str(path)], found
+
+
+def check(
+    connection: duckdb.DuckDBPyConnection,
+    shards: list[str],
+    measured: list[str],
+    external: list[str],
+) -> None:
     """Refuse a database in which an effect is missing because a name was not known.
 
     Raises
@@ -199,7 +243,12 @@ def check(connection: duckdb.DuckDBPyConnection, shards: list[str], measured: li
     DataError
         A target or gene of the effects is not among those of the run.
     """
-    for table, paths in (("effects_by_target", shards), ("measured_by_target", measured)):
+    tables = {
+        "effects_by_target": shards,
+        "measured_by_target": measured,
+        "external_by_target": external,
+    }
+    for table, paths in tables.items():
         if not paths:
             continue
         inserted = connection.sql(f"select count(*) from {table}").fetchall()[0][0]

@@ -59,12 +59,15 @@ def top(
     direction: Direction = "toward",
     n: int | None = 20,
     evidence: Evidence | None = None,
+    source: str | None = None,
 ) -> pl.DataFrame:
     """Return the first ``n`` knock-downs per context that move cells toward or away from a program.
 
     Predicted rows are ranked among themselves and carry the measured score where there is one;
-    ``evidence="measured"`` gives the ranking of the real cells instead.
+    ``evidence="measured"`` gives the ranking of the real cells instead, and ``source`` that of a
+    measured table from elsewhere, whose scores are in log2 fold changes.
     """
+    evidence = "measured" if source is not None else evidence
     _choice("direction", direction, ("toward", "away"))
     _choice("evidence", evidence, tuple(IS_EVIDENCE))
     name = resolve.program(connection, program)
@@ -76,6 +79,7 @@ def top(
             select * from rankings
             where program = $program and direction = $direction
                 and list_contains($contexts, context) and {IS_EVIDENCE[evidence]}
+                and source is not distinct from $source
             qualify row_number() over (partition by context order by rank) <= $n
         )
         select r.*, m.score as measured_score, m.score_sd as measured_score_sd
@@ -83,13 +87,16 @@ def top(
         left join (
             select context, target_gene_id, score, score_sd from rankings
             where program = $program and direction = $direction and evidence = 'measured'
+                and source is null
         ) m on m.context = r.context and m.target_gene_id = r.target_gene_id
         order by list_position($contexts, r.context), r.rank
         """,
-        {"program": name, "direction": direction, "n": _limit(n)} | _names(where),
+        {"program": name, "direction": direction, "n": _limit(n)}
+        | {"source": resolve.source(connection, source)}
+        | _names(where),
     )
     if frame.is_empty():
-        kind = evidence or "predicted"
+        kind = source or evidence or "predicted"
         msg = f"no {kind} ranking of {name} in {', '.join(c.context for c in where)}."
         raise DatabaseError(msg)
     return with_cards(connection, frame, where, TOP)
@@ -116,6 +123,7 @@ def show_programs(
         with scores as (
             select * from program_scores
             where target_key = $target and list_contains($contexts, context)
+                and source is null
         ), predicted as (select * from scores where evidence <> 'measured'),
         measured as (select * from scores where evidence = 'measured')
         select coalesce(p.target_gene, m.target_gene) as target_gene,
@@ -271,7 +279,7 @@ def compare(
         """
         with scores as (
             select * from rankings where direction = 'toward' and program in ($a, $b)
-                and list_contains($contexts, context)
+                and list_contains($contexts, context) and source is null
         ), pairs as (
             select a.context, a.target_gene, a.target_gene_id, a.evidence, a.score as score_a,
                 a.score_sd as score_sd_a, b.score as score_b, b.score_sd as score_sd_b,

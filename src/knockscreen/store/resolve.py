@@ -63,6 +63,23 @@ def program(connection: duckdb.DuckDBPyConnection, name: str) -> str:
     raise UnknownNameError(msg)
 
 
+def source(connection: duckdb.DuckDBPyConnection, name: str | None) -> str | None:
+    """Return the measured table from elsewhere called ``name``; None stays None.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such table.
+    """
+    if name is None:
+        return None
+    known = [row[0] for row in rows(connection, "select distinct source from external_by_target")]
+    if name not in known:
+        msg = f"the database has no measured table '{name}' from elsewhere{suggest(name, known)}."
+        raise UnknownNameError(msg)
+    return name
+
+
 def contexts(connection: duckdb.DuckDBPyConnection, name: str | None) -> list[Context]:
     """Return the context called ``name``; without a name the pooled ones, or all if none is pooled.
 

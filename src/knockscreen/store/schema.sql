@@ -209,7 +209,7 @@ comment on column effects_by_gene.delta_se is 'Monte-Carlo standard error of del
 create table measured_by_target (
     context_key usmallint, target_key usmallint, gene_key usmallint, log2_fold_change float,
     delta float, standard_error float, n_cells integer, n_control_cells integer,
-    p_value double, fdr double
+    n_replicates integer, n_control_replicates integer, p_value double, fdr double
 );
 comment on table measured_by_target is 'Effects in the real cells, sorted by context, target, gene';
 comment on column measured_by_target.context_key is 'see contexts';
@@ -217,17 +217,33 @@ comment on column measured_by_target.target_key is 'see targets';
 comment on column measured_by_target.gene_key is 'see genes';
 comment on column measured_by_target.log2_fold_change is 'log2 of mean expression, knocked-down over control cells; positive = up after the knock-down';
 comment on column measured_by_target.delta is 'mean of log1p counts per 10,000 (natural log), knocked-down minus control cells';
-comment on column measured_by_target.standard_error is 'standard error of delta; NULL if it cannot be estimated';
+comment on column measured_by_target.standard_error is 'standard error of delta over replicates where p_value is given, else over cells (a lower bound); NULL if it cannot be estimated';
 comment on column measured_by_target.n_cells is 'knocked-down cells';
 comment on column measured_by_target.n_control_cells is 'control cells';
-comment on column measured_by_target.p_value is 'two-sided p-value over replicates; NULL without replicates';
-comment on column measured_by_target.fdr is 'false discovery rate of p_value; NULL without replicates';
+comment on column measured_by_target.n_replicates is 'replicate units of the knock-down (guides, wells or batches), over the contexts pooled';
+comment on column measured_by_target.n_control_replicates is 'replicate units of the control';
+comment on column measured_by_target.p_value is 'two-sided p-value of delta over replicates; NULL with fewer than two on a side';
+comment on column measured_by_target.fdr is 'Benjamini-Hochberg false discovery rate of p_value over the genes of the knock-down and context';
+
+create table external_by_target (
+    context_key usmallint, target_key usmallint, gene_key usmallint, source varchar,
+    log2_fold_change float, log2_fold_change_se float, p_value double, fdr double
+);
+comment on table external_by_target is 'Effects that measured tables from elsewhere have (section external of the settings), sorted by context, target, source, gene';
+comment on column external_by_target.context_key is 'see contexts; the context that the settings map the condition of the table to';
+comment on column external_by_target.target_key is 'see targets';
+comment on column external_by_target.gene_key is 'see genes; genes that the input has not are left out';
+comment on column external_by_target.source is 'name of the table';
+comment on column external_by_target.log2_fold_change is 'log2 fold change as the table has it, knocked-down over control; positive = up after the knock-down';
+comment on column external_by_target.log2_fold_change_se is 'its standard error, log2 units; NULL if the table has none';
+comment on column external_by_target.p_value is 'p-value as the table has it; NULL if it has none';
+comment on column external_by_target.fdr is 'adjusted p-value as the table has it; NULL if it has none';
 
 create table program_scores (
     target_key usmallint, target_gene varchar, target_gene_id varchar, context varchar,
-    program varchar, evidence varchar, score double, score_sd double, n_genes integer,
-    rank_toward integer, rank_away integer, n_ranked integer, n_cells integer,
-    score_half_a double, score_half_b double
+    program varchar, evidence varchar, source varchar, score double, score_sd double,
+    n_genes integer, rank_toward integer, rank_away integer, n_ranked integer, n_cells integer,
+    n_replicates integer, score_half_a double, score_half_b double
 );
 comment on table program_scores is 'How far each knock-down moves cells toward each program, sorted by target; predicted and measured are separate rows';
 comment on column program_scores.target_key is 'see targets';
@@ -236,13 +252,15 @@ comment on column program_scores.target_gene_id is 'Ensembl id of the knocked-do
 comment on column program_scores.context is 'see contexts';
 comment on column program_scores.program is 'see programs';
 comment on column program_scores.evidence is 'predicted_seen, predicted_unseen or measured';
-comment on column program_scores.score is 'weighted mean of delta (log1p CP10k) over the program genes, the target itself left out; positive = toward the program';
+comment on column program_scores.source is 'of measured rows: name of the table from elsewhere; NULL for the cells of this run and for predicted rows';
+comment on column program_scores.score is 'weighted mean of delta (log1p CP10k; with a source, of log2 fold change) over the program genes, the target itself left out; positive = toward the program';
 comment on column program_scores.score_sd is 'standard deviation of the score, as in rankings; NULL if it cannot be estimated';
 comment on column program_scores.n_genes is 'program genes that carry the score';
 comment on column program_scores.rank_toward is 'rank by score from 1 = highest, among predicted or among measured rows';
 comment on column program_scores.rank_away is 'rank by score from 1 = lowest, among predicted or among measured rows';
 comment on column program_scores.n_ranked is 'knock-downs in that ranking';
 comment on column program_scores.n_cells is 'measured knocked-down cells; NULL for predicted rows';
+comment on column program_scores.n_replicates is 'replicate units of the measured knock-down (guides, wells or batches); NULL for predicted rows';
 comment on column program_scores.score_half_a is 'score from one random half of the measured cells; NULL for predicted rows';
 comment on column program_scores.score_half_b is 'score from the other half of the measured cells; NULL for predicted rows';
 
@@ -250,7 +268,7 @@ create table rankings (
     program varchar, context varchar, target_gene varchar, target_gene_id varchar,
     direction varchar, rank integer, rank_low integer, rank_high integer, score double,
     score_sd double, p_value double, fdr double, evidence varchar, control_status varchar,
-    n_genes integer
+    n_genes integer, source varchar
 );
 comment on table rankings is 'Knock-downs in order, per program, context, direction; predicted rows are ranked among themselves and measured rows among themselves';
 comment on column rankings.program is 'see programs';
@@ -261,13 +279,14 @@ comment on column rankings.direction is 'toward: highest score first; away: lowe
 comment on column rankings.rank is 'position from 1 = best; ties by target_gene_id';
 comment on column rankings.rank_low is 'lower (better) end of the rank interval over resampled draws';
 comment on column rankings.rank_high is 'upper (worse) end of the rank interval over resampled draws';
-comment on column rankings.score is 'weighted mean of delta (log1p CP10k) over the program genes, the target itself left out; positive = toward, in both directions';
+comment on column rankings.score is 'weighted mean of delta (log1p CP10k; with a source, of log2 fold change) over the program genes, the target itself left out; positive = toward, in both directions';
 comment on column rankings.score_sd is 'standard deviation of the score over draws; NULL if it cannot be estimated';
-comment on column rankings.p_value is 'p-value against decoy knock-downs; NULL if not computed';
+comment on column rankings.p_value is 'of predicted rows: against decoy knock-downs; of measured rows: two-sided, over replicates; NULL if not computed';
 comment on column rankings.fdr is 'false discovery rate per program and context; NULL if not computed';
 comment on column rankings.evidence is 'predicted_seen, predicted_unseen or measured';
 comment on column rankings.control_status is 'passed: published regulators come out in their direction; exploratory: they do not, do not rely on it; not_tested: too few of them among the knock-downs. Of this program, context and evidence: see gates';
 comment on column rankings.n_genes is 'program genes that carry the score';
+comment on column rankings.source is 'of measured rows: name of the table from elsewhere, ranked apart; NULL for the cells of this run and for predicted rows';
 
 create table ceilings (
     program varchar, context varchar, n_targets integer, spearman_half double, ceiling double,
@@ -374,26 +393,34 @@ comment on column movers.evidence is 'predicted_seen or predicted_unseen';
 comment on column movers.is_target is 'true for the knocked-down gene itself, which program scores leave out';
 
 create view measured_effects as
-select t.target_gene, t.target_gene_id, c.context, g.gene, g.gene_id, e.log2_fold_change,
-    e.delta, e.standard_error, e.n_cells, e.n_control_cells, e.p_value, e.fdr,
+select t.target_gene, t.target_gene_id, c.context, g.gene, g.gene_id, e.source,
+    e.log2_fold_change, e.log2_fold_change_se, e.delta, e.standard_error, e.n_cells,
+    e.n_control_cells, e.n_replicates, e.n_control_replicates, e.p_value, e.fdr,
     coalesce(t.gene_key = e.gene_key, false) as is_target
-from measured_by_target e
+from (
+    select *, null::varchar as source, null::float as log2_fold_change_se from measured_by_target
+    union all by name select * from external_by_target
+) e
 join targets t using (target_key)
 join contexts c using (context_key)
 join genes g on g.gene_key = e.gene_key;
-comment on view measured_effects is 'Effect of each knock-down on each gene in the real cells, with names';
+comment on view measured_effects is 'Effect of each knock-down on each gene in the real cells of the run and in measured tables from elsewhere, with names';
 comment on column measured_effects.target_gene is 'symbol of the knocked-down gene';
 comment on column measured_effects.target_gene_id is 'Ensembl id of the knocked-down gene';
 comment on column measured_effects.context is 'see contexts';
 comment on column measured_effects.gene is 'gene symbol';
 comment on column measured_effects.gene_id is 'Ensembl id of the gene';
+comment on column measured_effects.source is 'name of the table from elsewhere; NULL for the cells of this run';
+comment on column measured_effects.log2_fold_change_se is 'standard error of log2_fold_change; NULL for the cells of this run, whose test is of delta';
 comment on column measured_effects.log2_fold_change is 'log2 of mean expression, knocked-down over control cells; positive = up after the knock-down';
 comment on column measured_effects.delta is 'mean of log1p counts per 10,000 (natural log), knocked-down minus control cells';
-comment on column measured_effects.standard_error is 'standard error of delta; NULL if it cannot be estimated';
+comment on column measured_effects.standard_error is 'standard error of delta over replicates where p_value is given, else over cells (a lower bound); NULL if it cannot be estimated';
 comment on column measured_effects.n_cells is 'knocked-down cells';
 comment on column measured_effects.n_control_cells is 'control cells';
-comment on column measured_effects.p_value is 'two-sided p-value over replicates; NULL without replicates';
-comment on column measured_effects.fdr is 'false discovery rate of p_value; NULL without replicates';
+comment on column measured_effects.n_replicates is 'replicate units of the knock-down (guides, wells or batches), over the contexts pooled';
+comment on column measured_effects.n_control_replicates is 'replicate units of the control';
+comment on column measured_effects.p_value is 'two-sided p-value of delta over replicates; NULL with fewer than two on a side';
+comment on column measured_effects.fdr is 'Benjamini-Hochberg false discovery rate of p_value over the genes of the knock-down and context';
 comment on column measured_effects.is_target is 'true for the knocked-down gene itself, which program scores leave out';
 
 create macro caveats(evidence, control_status, knockdown_status, n_cells, score, activation, proliferation) as
@@ -419,15 +446,20 @@ from rankings r
 join targets t on t.target_gene_id = r.target_gene_id
 join contexts c on c.context = r.context
 left join gates g on g.program = r.program and g.context = r.context and g.evidence = r.evidence
+    and r.source is null
 left join effect_sizes e on e.context_key = c.context_key and e.target_key = t.target_key
-    and e.is_measured = (r.evidence = 'measured')
+    and e.is_measured = (r.evidence = 'measured') and r.source is null
 left join target_contexts k on k.target_key = t.target_key and k.context = r.context
+    and r.source is null
 left join program_scores s on s.target_key = t.target_key and s.context = r.context
-    and s.program = r.program and s.evidence = 'measured'
+    and s.program = r.program and s.evidence = 'measured' and s.source is null
+    and r.source is null
 left join program_scores a on a.target_key = t.target_key and a.context = r.context
     and a.evidence = r.evidence and a.program = 'activation'
+    and a.source is not distinct from r.source
 left join program_scores p on p.target_key = t.target_key and p.context = r.context
-    and p.evidence = r.evidence and p.program = 'proliferation';
+    and p.evidence = r.evidence and p.program = 'proliferation'
+    and p.source is not distinct from r.source;
 comment on view ranking_cards is 'Rankings with all that is known of each knock-down and what speaks against it';
 comment on column ranking_cards.program is 'see rankings';
 comment on column ranking_cards.context is 'see rankings';
@@ -444,6 +476,7 @@ comment on column ranking_cards.fdr is 'see rankings';
 comment on column ranking_cards.evidence is 'see rankings';
 comment on column ranking_cards.control_status is 'see rankings';
 comment on column ranking_cards.n_genes is 'see rankings';
+comment on column ranking_cards.source is 'see rankings; cells, guides and effect sizes are those of the run, so NULL for a table from elsewhere';
 comment on column ranking_cards.control_reason is 'see gates';
 comment on column ranking_cards.n_cells is 'measured cells of the knock-down in the context; NULL if none';
 comment on column ranking_cards.n_guides is 'see targets';
@@ -465,7 +498,7 @@ select p.program, p.context, p.target_gene, p.target_gene_id, p.evidence, p.scor
     sign(p.score) = sign(m.score) as same_sign
 from program_scores p
 join program_scores m on m.target_key = p.target_key and m.context = p.context
-    and m.program = p.program and m.evidence = 'measured'
+    and m.program = p.program and m.evidence = 'measured' and m.source is null
 where p.evidence <> 'measured';
 comment on view predicted_and_measured is 'Scores of knock-downs that are both predicted and measured, side by side';
 comment on column predicted_and_measured.program is 'see programs';

@@ -69,11 +69,13 @@ class Screen:
         direction: queries.Direction = "toward",
         n: int | None = 20,
         evidence: queries.Evidence | None = None,
+        source: str | None = None,
     ) -> pl.DataFrame:
         """Return the first ``n`` knock-downs per context; see :func:`.queries.top`."""
         return queries.top(
-            self._connection, program, context, direction=direction, n=n, evidence=evidence
-        )
+            self._connection, program, context,
+            direction=direction, n=n, evidence=evidence, source=source,
+        )  # fmt: skip
 
     def show(self, target: str, context: str | None = None, *, n: int | None = 20) -> pl.DataFrame:
         """Return programs and genes moved by one knock-down; see :func:`.queries.show`."""

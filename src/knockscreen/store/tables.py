@@ -97,11 +97,13 @@ def target_contexts(results: Path) -> pl.DataFrame:
     return read_table(path, columns).filter(pl.col(TARGET_GENE_ID) != NTC)
 
 
-def targets(results: Path, gene_table: pl.DataFrame, measured: pl.DataFrame) -> pl.DataFrame:
+def targets(
+    results: Path, gene_table: pl.DataFrame, measured: pl.DataFrame, external: pl.DataFrame
+) -> pl.DataFrame:
     """Return every candidate and every measured target, numbered by ``target_key``.
 
     A measured target that was no candidate has status ``filtered`` if QC kept it nowhere, else
-    ``not_a_candidate``.
+    ``not_a_candidate``; so have those that only tables from elsewhere name.
     """
     columns = (TARGET_GENE, TARGET_GENE_ID, "evidence", "status")
     asked = read_table(results / "screen/candidates.parquet", columns)
@@ -115,7 +117,9 @@ def targets(results: Path, gene_table: pl.DataFrame, measured: pl.DataFrame) -> 
         .alias("status"),
     )
     others = by_target.join(asked, on=TARGET_GENE_ID, how="anti").drop("n_cells")
-    frame = pl.concat([asked, others], how="diagonal").unique(TARGET_GENE_ID)
+    elsewhere = external.with_columns(status=pl.lit("not_a_candidate"))
+    frame = pl.concat([asked, others, elsewhere], how="diagonal")
+    frame = frame.unique(TARGET_GENE_ID, keep="first", maintain_order=True)
     frame = frame.join(by_target.select(TARGET_GENE_ID, "n_cells"), on=TARGET_GENE_ID, how="left")
     by_id = gene_table.select(pl.col(GENE_ID).alias(TARGET_GENE_ID), "gene_key")
     frame = frame.join(by_id, on=TARGET_GENE_ID, how="left")

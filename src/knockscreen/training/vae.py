@@ -29,6 +29,7 @@ class Offsets:
     """The linear part of each cell's knock-down, as logit offsets."""
 
     def __init__(self, store: CellStore, effects: EffectModel | None, device: torch.device) -> None:
+        self.device = device
         self.table: Tensor | None = None
         if effects is not None and effects.linear is not None:
             self.table = torch.from_numpy(effects.table()).to(device)  # (T, C, G)
@@ -145,6 +146,32 @@ def inverse_dispersions(store: CellStore, rows: NDArray[np.int64]) -> Tensor:
     return torch.from_numpy(np.clip(theta, 0.05, 20)).float()
 
 
+@torch.no_grad()
+def match_means(model: TransformerVAE, batch: Batch, rounds: int = 4) -> None:
+    """Move the gene table so that the mean counts the model decodes are those of the cells.
+
+    A model trained on other cells, or genes that are new to it, predict other means, and it would
+    take a training to undo that. Each gene's row moves along the head, by the log ratio of the
+    share of its counts to the decoded share; so does the row that stands for the rest.
+    """
+    total = batch.library_size.sum()
+    direction = model.head.weight[0]
+    first = 0 if model.settings.library == "all" else 1
+
+    def with_rest(counts: Tensor) -> Tensor:
+        share = counts.sum(0) / total
+        rest = (1 - share.sum())[None]
+        return (torch.cat([rest, share]) if first == 0 else share).clamp_min(1e-7).log()
+
+    for _ in range(rounds):
+        z, _ = model.encode(remove_offset(batch.counts, batch.offset))
+        decoded = model.decode(z, batch.library_size, batch.offset)
+        missing = with_rest(batch.target) - with_rest(decoded.mu)
+        model.gene_table.weight[first:] += (
+            torch.outer(missing, direction) / direction.square().sum()
+        )
+
+
 def fit_vae(
     store: CellStore,
     settings: VaeSettings,
@@ -164,18 +191,31 @@ def fit_vae(
     model = TransformerVAE(len(store.vocabulary.gene_ids), settings)
     train = store.rows(Split.TRAIN)
     model.start_from_moments(mean_shares(store, train), inverse_dispersions(store, train))
+    model.to(device)
+    offsets = Offsets(store, effects, device)
     if start is not None:
         start.apply(model)
-    model.to(device)
+        match_means(model, _some_cells(store, train, offsets, seed))
     trainer = Trainer(
         model,
-        make_loss(store, Offsets(store, effects, device), vae_training, device),
+        make_loss(store, offsets, vae_training, device),
         training,
         seed=seed,
         identity=f"{settings} {vae_training} {hash_inputs(store, effects, start)}",
     )
     data = Data(train, store.rows(Split.VALIDATION))
     return model, trainer.fit(data, resume_dir)
+
+
+def _some_cells(
+    store: CellStore, rows: NDArray[np.int64], offsets: Offsets, seed: int, most: int = 512
+) -> Batch:
+    """Return up to ``most`` cells of some rows, drawn by ``seed``."""
+    drawn = np.random.default_rng([seed, 31]).permutation(rows)[:most]
+    device = offsets.device
+    counts = torch.from_numpy(store.dense(drawn)).to(device)
+    library = torch.from_numpy(np.asarray(store.library_size[drawn])).to(device)
+    return Batch(counts, counts, library, offsets.rows(drawn))
 
 
 def hash_inputs(
