@@ -4,6 +4,10 @@ rule gate:
         candidates="results/{run}/screen/candidates.parquet",
         predicted=all_shards("results/{run}/score/programs/{shard}.parquet"),
         measured="results/{run}/measured/programs.parquet",
+        effects=all_shards("results/{run}/score/effects/{shard}.parquet"),
+        measured_effects="results/{run}/measured/effects.parquet",
+        panel="results/{run}/store/panel.parquet",
+        programs=program_files,
         controls=controls_file,
     output:
         controls="results/{run}/gate/controls.parquet",
@@ -19,11 +23,13 @@ rule gate:
     params:
         store=subpath(input.store, parent=True),
         predicted="results/{run}/score/programs",
+        effects="results/{run}/score/effects",
         folder=subpath(output.gates, parent=True),
         settings=settings("gate"),
         code=code("gate"),
     shell:
         "knockscreen gate --programs-dir {params.predicted} --measured {input.measured}"
+        " --effects-dir {params.effects} --measured-effects {input.measured_effects}"
         " --candidates {input.candidates} --store {params.store} --output-dir {params.folder}"
         " --settings {params.settings:q} 2> {log}"
 
