@@ -71,7 +71,7 @@ STAGES: dict[str, Stage] = {
     "build_db": Stage(
         ("cli_store.py::build_db",),
         (
-            *("run", "seed", "data", "simulate", "qc", "panel", "splits", "programs"),
+            *("run", "seed", "replicates", "data", "simulate", "qc", "panel", "splits", "programs"),
             *("effect", "vae", "flow", "screen", "measured", "external", "gate", "rank"),
             *("evaluate", "sweep", "report"),
         ),

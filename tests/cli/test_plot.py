@@ -61,7 +61,7 @@ def _write_cells(folder: Path) -> None:
 def settings(run: Path, **report: object) -> str:
     shown = {"program": "Treg", "knockdown": None, "embedding": "pca", "top": 3, "cells": 10}
     programs = {"file": str(run / "programs.tsv"), "names": [], "min_genes": 1}
-    rank = {"pool_over": ["donor"], "interval": 0.9, "resamples": 10}
+    rank = {"pool_over": ["donor"], "interval": 0.9, "resamples": 10, "random_programs": 20}
     return json.dumps({"report": shown | report, "programs": programs, "rank": rank})
 
 

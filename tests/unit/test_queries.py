@@ -211,7 +211,7 @@ def test_what_is_not_there_is_one_sentence(screen: Screen, case: str) -> None:
 def test_sql_reads(screen: Screen) -> None:
     frame = screen.sql("select sum(n_cells) as n, 1.5 as x from contexts where not is_pooled")
     assert frame.rows() == [(40, 1.5)]
-    assert screen.sql("describe rankings").height == 16
+    assert screen.sql("describe rankings").height == 21
 
 
 @pytest.mark.parametrize(
