@@ -1,7 +1,7 @@
 """Time and memory of ranking a genome-scale screen from its stored program scores.
 
-Synthetic scores of 12,000 targets (and 1,000 decoys) x 12 contexts (and 3 pooled) x 50 programs with 10 draw blocks,
-in 300 shard files, are ranked by the code behind ``knockscreen rank``::
+Synthetic scores of 12,000 targets (and 1,000 decoys) x 12 contexts (and 3 pooled) x 50 programs
+with 10 draw blocks, in 300 shard files, are ranked by the code behind ``knockscreen rank``::
 
     python benchmarks/rerank.py --targets 12000 --programs 50
 """

@@ -150,6 +150,12 @@ def gate(
     measured: Annotated[
         Path | None, typer.Option(help="Measured program scores; none: predicted only.")
     ] = None,
+    effects_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the shards' effects; none: no random programs.")
+    ] = None,
+    measured_effects: Annotated[
+        Path | None, typer.Option(help="Measured effects, gene by gene.")
+    ] = None,
     replicate_dir: Annotated[
         list[Path] | None,
         typer.Option(help="Folder of the program scores of a further model; repeatable."),
@@ -159,21 +165,27 @@ def gate(
     from knockscreen.artifacts import write_manifest
     from knockscreen.config import read_stage
     from knockscreen.score import gate as gating
+    from knockscreen.score.programs import load_programs
     from knockscreen.score.rank import all_scores
     from knockscreen.score.score_files import find_scores
     from knockscreen.score.verdicts import overall
 
-    config = read_stage(gating.GateStage, settings).gate
-    controls = gating.read_controls(config.controls)
+    stage = read_stage(gating.GateStage, settings)
+    config, controls = stage.gate, gating.read_controls(stage.gate.controls)
+    effects = None
+    if effects_dir is not None:
+        programs = load_programs(stage.programs, store)
+        files = sorted(effects_dir.glob("*.parquet"))
+        effects = gating.effects_of_controls(controls, programs, store, files, measured_effects)
     scores = find_scores(programs_dir, measured, candidates, store, replicate_dir or ())
     paths = [output_dir / name for name in ("controls.parquet", "gates.parquet")]
-    gates = gating.write_gates(all_scores(scores), controls, config, paths)
+    gates = gating.write_gates(all_scores(scores), controls, config, paths, effects)
     for output in paths:
         write_manifest(
             output,
             stage="gate",
             inputs=[*scores.shards, candidates, Path(config.controls)],
-            settings=config.model_dump(mode="json"),
+            settings=stage.model_dump(mode="json"),
         )
     for program, status, reason in overall(gates).iter_rows():
         log.info("%s: %s (%s)", program, status, reason)

@@ -64,7 +64,7 @@ STAGES: dict[str, Stage] = {
     "external": Stage(
         ("cli_external.py::load_external",), ("seed", "programs", "rank", "external")
     ),
-    "gate": Stage(("cli_score.py::gate",), ("gate",)),
+    "gate": Stage(("cli_score.py::gate",), ("programs", "gate")),
     "rank": Stage(("cli_score.py::rank",), ("seed", "rank")),
     "evaluate": Stage(("cli_evaluate.py::evaluate",), ("seed", "programs", "rank", "evaluate")),
     "sweep": Stage(("cli_sweep.py::sweep",), ("seed", "screen", "evaluate", "sweep")),

@@ -80,7 +80,7 @@ def add_regulators(run: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.parametrize("figure", sorted(set(FIGURES) - {"sweep"}))  # not part of a run
 def test_every_figure_is_drawn_from_a_run_with_its_manifest(run: Path, figure: str) -> None:
     output = draw(run, figure)
     assert output.read_bytes().startswith(SVG)

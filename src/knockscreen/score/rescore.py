@@ -24,7 +24,7 @@ from knockscreen.artifacts import atomic, read_json
 from knockscreen.config import GateConfig, NonNegative, ProgramsConfig, RankConfig, Section
 from knockscreen.errors import DataError
 from knockscreen.names import own_gene_id, parse_context
-from knockscreen.score.gate import read_controls, write_gates
+from knockscreen.score.gate import effects_of_controls, read_controls, write_gates
 from knockscreen.score.programs import ProgramMatrix, program_matrix
 from knockscreen.score.random_programs import Beside, ProgramNull, program_null
 from knockscreen.score.rank import all_scores, write_rankings
@@ -235,7 +235,9 @@ def rescore_run(
     return [path for path, _ in rescore(results, programs, output, null)]
 
 
-def rank_new(results: Path, config: RescoreStage, output: Path) -> pl.DataFrame:
+def rank_new(
+    results: Path, table: pl.DataFrame, config: RescoreStage, output: Path
+) -> pl.DataFrame:
     """Gate and rank the scores that :func:`rescore_run` wrote; return what the controls say."""
     measured = output / "measured.parquet"
     found = find_scores(
@@ -246,7 +248,16 @@ def rank_new(results: Path, config: RescoreStage, output: Path) -> pl.DataFrame:
     )
     paths = [output / f"gate/{name}.parquet" for name in ("controls", "gates")]
     controls = read_controls(config.gate.controls)
-    gates = write_gates(all_scores(found), controls, config.gate, paths)
+    programs = program_matrix(table, *panel_of(results / "store"))
+    effects = results / "measured/effects.parquet"
+    of_controls = effects_of_controls(
+        controls.filter(pl.col("program").is_in(programs.names)),
+        programs,
+        results / "store",
+        sorted((results / "score/effects").glob("*.parquet")),
+        effects if effects.is_file() else None,
+    )
+    gates = write_gates(all_scores(found), controls, config.gate, paths, of_controls)
     write_rankings(found, output / "rank", config.rank, config.seed, gates)
     return overall(gates)
 

@@ -126,7 +126,7 @@ comment on column program_genes.source is 'where this gene of the program comes 
 create table gates (
     program varchar, context varchar, evidence varchar, control_status varchar,
     control_reason varchar, n_controls integer, n_others integer, auroc double, auprc double,
-    auprc_chance double, sign_share double, permutation_p double
+    auprc_chance double, sign_share double, permutation_p double, program_p double
 );
 comment on table gates is 'What the positive controls say about each program, context and kind of evidence';
 comment on column gates.program is 'see programs';
@@ -141,6 +141,7 @@ comment on column gates.auprc is 'average precision of the controls, per directi
 comment on column gates.auprc_chance is 'what auprc is by chance: the share of controls; NULL if not tested';
 comment on column gates.sign_share is 'share of controls whose score has the published sign; NULL if not tested';
 comment on column gates.permutation_p is 'share of random sets of as many knock-downs that reach the auroc, (b+1)/(n+1): over knock-downs, never over cells; NULL if not tested';
+comment on column gates.program_p is 'share of random programs (same weights, other genes of like expression) that the controls move as far in their directions, (b+1)/(n+1); NULL if not tested, or the gate was run without effects';
 
 create table positive_controls (
     program varchar, context varchar, evidence varchar, target_gene varchar,
