@@ -1,4 +1,5 @@
 # Functions only: what the rules share. Rules are in the other files of this folder.
+import re
 from pathlib import Path
 
 from knockscreen import stages
@@ -12,6 +13,7 @@ from snakemake.utils import validate
 wildcard_constraints:
     run=r"[A-Za-z0-9][A-Za-z0-9_.-]*",
     shard=r"\d+",
+    model=r"(replicates/\d+/)?",  # empty: the first model; its replicates have a folder each
 
 
 FIGURES = [
@@ -35,9 +37,16 @@ check_config()
 def settings(stage):
     """The sections of the configuration that a stage reads, as JSON: a rule reruns when they change.
 
-    A function of the wildcards, as Snakemake would take ${NAME} in a plain string for a wildcard.
+    A function of the wildcards: a replicate has a seed of its own. (And Snakemake would take ${NAME}
+    in a plain string for a wildcard.)
     """
-    return lambda wildcards: stages.settings(stage, config)
+
+    def of_model(wildcards):
+        number = re.search(r"\d+", getattr(wildcards, "model", ""))
+        later = int(number.group()) - 1 if number else 0
+        return stages.settings(stage, {**config, "seed": config["seed"] + later})
+
+    return of_model
 
 
 def code(stage):
@@ -134,7 +143,7 @@ def candidates_file(wildcards):
 
 def cells_of_shard():
     """The generated cells of a shard, where screen.save_cells asks for them."""
-    cells = "results/{run}/screen/shards/{shard}.h5ad"
+    cells = "results/{run}/{model}screen/shards/{shard}.h5ad"
     return {"cells": cells} if config["screen"]["save_cells"] else {}
 
 
@@ -147,6 +156,27 @@ def all_shards(pattern):
         )
 
     return paths
+
+
+def replicate_folders(wildcards):
+    """Folders of the program scores of further models, numbered from 2."""
+    numbers = range(2, config["replicates"] + 1)
+    return [f"results/{wildcards.run}/replicates/{k}/score/programs" for k in numbers]
+
+
+def replicate_scores(wildcards):
+    """The program scores of further models, one file per shard."""
+    shards = range(config["screen"]["shards"])
+    return [
+        f"{folder}/{k}.parquet"
+        for folder in replicate_folders(wildcards)
+        for k in shards
+    ]
+
+
+def replicate_flags(wildcards):
+    """Those folders as repeated options."""
+    return [f"--replicate-dir={folder}" for folder in replicate_folders(wildcards)]
 
 
 def final_outputs():

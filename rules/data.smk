@@ -70,6 +70,8 @@ rule normalize:
         target="results/{run}/store/target.npy",
         contexts="results/{run}/store/contexts.npy",
         split="results/{run}/store/split.npy",
+        decoy_rows="results/{run}/store/decoy_rows.npy",
+        decoy_target="results/{run}/store/decoy_target.npy",
         cells="results/{run}/store/cells.parquet",
         panel="results/{run}/store/panel.parquet",
         splits=report(

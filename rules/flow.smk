@@ -2,16 +2,16 @@ rule train_flow:
     input:
         store="results/{run}/store/store.json",
         effect="results/{run}/effect/effect.safetensors",
-        latents="results/{run}/latents/latents.npy",
+        latents="results/{run}/{model}latents/latents.npy",
         start=flow_start,
     output:
-        weights="results/{run}/flow/flow.safetensors",
-        card="results/{run}/flow/flow.json",
-        loss="results/{run}/flow/loss.parquet",
+        weights="results/{run}/{model}flow/flow.safetensors",
+        card="results/{run}/{model}flow/flow.json",
+        loss="results/{run}/{model}flow/loss.parquet",
     log:
-        "results/{run}/logs/train_flow.log",
+        "results/{run}/{model}logs/train_flow.log",
     benchmark:
-        "results/{run}/benchmarks/train_flow.tsv"
+        "results/{run}/{model}benchmarks/train_flow.tsv"
     conda:
         "../envs/knockscreen.yaml"
     threads: 16
@@ -21,7 +21,7 @@ rule train_flow:
         store=subpath(input.store, parent=True),
         latents=subpath(input.latents, parent=True),
         folder=subpath(output.weights, parent=True),
-        resume="results/{run}/resume/flow",  # undeclared on purpose: outlives an interruption
+        resume="results/{run}/{model}resume/flow",  # undeclared on purpose: outlives an interruption
         settings=settings("train_flow"),
         code=code("train_flow"),
     shell:

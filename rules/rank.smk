@@ -3,7 +3,12 @@ rule gate:
         store="results/{run}/store/store.json",
         candidates="results/{run}/screen/candidates.parquet",
         predicted=all_shards("results/{run}/score/programs/{shard}.parquet"),
+        replicates=replicate_scores,
         measured="results/{run}/measured/programs.parquet",
+        effects=all_shards("results/{run}/score/effects/{shard}.parquet"),
+        measured_effects="results/{run}/measured/effects.parquet",
+        panel="results/{run}/store/panel.parquet",
+        programs=program_files,
         controls=controls_file,
     output:
         controls="results/{run}/gate/controls.parquet",
@@ -19,11 +24,14 @@ rule gate:
     params:
         store=subpath(input.store, parent=True),
         predicted="results/{run}/score/programs",
+        effects="results/{run}/score/effects",
+        replicates=replicate_flags,
         folder=subpath(output.gates, parent=True),
         settings=settings("gate"),
         code=code("gate"),
     shell:
-        "knockscreen gate --programs-dir {params.predicted} --measured {input.measured}"
+        "knockscreen gate --programs-dir {params.predicted} {params.replicates:q} --measured {input.measured}"
+        " --effects-dir {params.effects} --measured-effects {input.measured_effects}"
         " --candidates {input.candidates} --store {params.store} --output-dir {params.folder}"
         " --settings {params.settings:q} 2> {log}"
 
@@ -34,6 +42,7 @@ rule rank:
         store="results/{run}/store/store.json",
         candidates="results/{run}/screen/candidates.parquet",
         predicted=all_shards("results/{run}/score/programs/{shard}.parquet"),
+        replicates=replicate_scores,
         measured="results/{run}/measured/programs.parquet",
         external="results/{run}/external/programs.parquet",
         programs=program_files,
@@ -51,11 +60,12 @@ rule rank:
     params:
         store=subpath(input.store, parent=True),
         predicted="results/{run}/score/programs",
+        replicates=replicate_flags,
         folder=subpath(output.rankings, parent=True),
         settings=settings("rank"),
         code=code("rank"),
     shell:
-        "knockscreen rank --programs-dir {params.predicted} --measured {input.measured}"
+        "knockscreen rank --programs-dir {params.predicted} {params.replicates:q} --measured {input.measured}"
         " --external {input.external}"
         " --candidates {input.candidates} --store {params.store} --output-dir {params.folder}"
         " --gates {input.gates} --settings {params.settings:q} 2> {log}"

@@ -2,16 +2,17 @@ rule score:
     input:
         store="results/{run}/store/store.json",
         candidates="results/{run}/screen/candidates.parquet",
-        control="results/{run}/screen/control.npz",
-        shard="results/{run}/screen/shards/{shard}.npz",
+        control="results/{run}/{model}screen/control.npz",
+        shard="results/{run}/{model}screen/shards/{shard}.npz",
         programs=program_files,
     output:
-        effects="results/{run}/score/effects/{shard}.parquet",
-        programs="results/{run}/score/programs/{shard}.parquet",
+        effects="results/{run}/{model}score/effects/{shard}.parquet",
+        decoys="results/{run}/{model}score/decoys/{shard}.parquet",
+        programs="results/{run}/{model}score/programs/{shard}.parquet",
     log:
-        "results/{run}/logs/score/{shard}.log",
+        "results/{run}/{model}logs/score/{shard}.log",
     benchmark:
-        "results/{run}/benchmarks/score/{shard}.tsv"
+        "results/{run}/{model}benchmarks/score/{shard}.tsv"
     conda:
         "../envs/knockscreen.yaml"
     resources:
@@ -23,7 +24,7 @@ rule score:
     shell:
         "knockscreen score --shard {input.shard} --control {input.control}"
         " --candidates {input.candidates} --store {params.store} --effects {output.effects}"
-        " --programs-out {output.programs} --settings {params.settings:q} 2> {log}"
+        " --decoys-out {output.decoys} --programs-out {output.programs} --settings {params.settings:q} 2> {log}"
 
 
 rule load_external:

@@ -28,15 +28,15 @@ rule generate_control:
     input:
         store="results/{run}/store/store.json",
         effect="results/{run}/effect/effect.safetensors",
-        vae="results/{run}/vae/vae.safetensors",
-        flow="results/{run}/flow/flow.safetensors",
+        vae="results/{run}/{model}vae/vae.safetensors",
+        flow="results/{run}/{model}flow/flow.safetensors",
         plan="results/{run}/screen/plan.json",
     output:
-        control="results/{run}/screen/control.npz",
+        control="results/{run}/{model}screen/control.npz",
     log:
-        "results/{run}/logs/generate_control.log",
+        "results/{run}/{model}logs/generate_control.log",
     benchmark:
-        "results/{run}/benchmarks/generate_control.tsv"
+        "results/{run}/{model}benchmarks/generate_control.tsv"
     conda:
         "../envs/knockscreen.yaml"
     resources:
@@ -54,18 +54,18 @@ rule generate:
     input:
         store="results/{run}/store/store.json",
         effect="results/{run}/effect/effect.safetensors",
-        vae="results/{run}/vae/vae.safetensors",
-        flow="results/{run}/flow/flow.safetensors",
+        vae="results/{run}/{model}vae/vae.safetensors",
+        flow="results/{run}/{model}flow/flow.safetensors",
         plan="results/{run}/screen/plan.json",
         candidates="results/{run}/screen/candidates.parquet",
-        control="results/{run}/screen/control.npz",
+        control="results/{run}/{model}screen/control.npz",
     output:
         **cells_of_shard(),
-        shard="results/{run}/screen/shards/{shard}.npz",
+        shard="results/{run}/{model}screen/shards/{shard}.npz",
     log:
-        "results/{run}/logs/generate/{shard}.log",
+        "results/{run}/{model}logs/generate/{shard}.log",
     benchmark:
-        "results/{run}/benchmarks/generate/{shard}.tsv"
+        "results/{run}/{model}benchmarks/generate/{shard}.tsv"
     conda:
         "../envs/knockscreen.yaml"
     resources:

@@ -30,13 +30,13 @@ rule train_vae:
         effect="results/{run}/effect/effect.safetensors",
         start=vae_start,
     output:
-        weights="results/{run}/vae/vae.safetensors",
-        card="results/{run}/vae/vae.json",
-        loss="results/{run}/vae/loss.parquet",
+        weights="results/{run}/{model}vae/vae.safetensors",
+        card="results/{run}/{model}vae/vae.json",
+        loss="results/{run}/{model}vae/loss.parquet",
     log:
-        "results/{run}/logs/train_vae.log",
+        "results/{run}/{model}logs/train_vae.log",
     benchmark:
-        "results/{run}/benchmarks/train_vae.tsv"
+        "results/{run}/{model}benchmarks/train_vae.tsv"
     conda:
         "../envs/knockscreen.yaml"
     threads: 16
@@ -45,7 +45,7 @@ rule train_vae:
     params:
         store=subpath(input.store, parent=True),
         folder=subpath(output.weights, parent=True),
-        resume="results/{run}/resume/vae",  # undeclared on purpose: outlives an interruption
+        resume="results/{run}/{model}resume/vae",  # undeclared on purpose: outlives an interruption
         settings=settings("train_vae"),
         code=code("train_vae"),
     shell:
@@ -57,14 +57,14 @@ rule encode:
     input:
         store="results/{run}/store/store.json",
         effect="results/{run}/effect/effect.safetensors",
-        vae="results/{run}/vae/vae.safetensors",
+        vae="results/{run}/{model}vae/vae.safetensors",
     output:
-        latents="results/{run}/latents/latents.npy",
-        card="results/{run}/latents/latents.json",
+        latents="results/{run}/{model}latents/latents.npy",
+        card="results/{run}/{model}latents/latents.json",
     log:
-        "results/{run}/logs/encode.log",
+        "results/{run}/{model}logs/encode.log",
     benchmark:
-        "results/{run}/benchmarks/encode.tsv"
+        "results/{run}/{model}benchmarks/encode.tsv"
     conda:
         "../envs/knockscreen.yaml"
     threads: 16

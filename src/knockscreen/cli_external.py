@@ -105,7 +105,9 @@ def rank_external(
     }  # fmt: skip
     settings = validate(ExternalConfig, values, where="the options")
     ranking = validate(
-        RankConfig, {"pool_over": [], "interval": interval, "resamples": 200}, where="the options"
+        RankConfig,
+        {"pool_over": [], "interval": interval, "resamples": 200, "random_programs": 0},
+        where="the options",
     )
     opened = open_external(settings)
     matrix = program_matrix(

@@ -160,7 +160,8 @@ def encode(
     model, about = training.load_vae(vae, pick_device())
     require_same(read_vocabulary(about), cells.vocabulary, checkpoint=str(vae), conditions=False)
     _use_threads(stage.vae.training.workers)
-    shape = (len(cells), model.settings.tokens, model.settings.size.latent_dim)
+    n, dim = len(cells) + len(cells.decoy_rows), model.settings.size.latent_dim
+    shape = n, model.settings.tokens, dim
     path = output_dir / "latents.npy"
     with atomic(path) as temporary:
         out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
@@ -205,8 +206,9 @@ def train_flow(
     require_same(effects.vocabulary, cells.vocabulary, checkpoint=str(effect), conditions=True)
     table = require_file(latents / "latents.npy", "encode")
     values = np.load(table, mmap_mode="r")
-    if len(values) != len(cells):
-        msg = f"{table} holds {len(values)} cells, {store} {len(cells)}; run encode again."
+    expected = len(cells) + len(cells.decoy_rows)
+    if len(values) != expected:
+        msg = f"{table} holds {len(values)} cells, {store} {expected}; run encode again."
         raise DataError(msg)
     start = None
     if config.init_from is not None:
@@ -225,8 +227,7 @@ def train_flow(
         resume_dir=resume_dir,
         start=start,
     )
-    path = output_dir / "flow.safetensors"
-    notes = _notes(progress, start)
+    path, notes = output_dir / "flow.safetensors", _notes(progress, start)
     training.save_flow(path, model, notes)
     inputs = [store / "store.json", effect, table]
     _finish(path, progress, notes, inputs=inputs, config=config, seed=stage.seed)

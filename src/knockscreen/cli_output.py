@@ -33,7 +33,8 @@ DIFFERENCE = (
 CONTROLS = (
     "controls: knock-downs with a published effect on the program. AUROC: share of the other"
     " knock-downs that they beat in their direction, 0.5 by chance; p: over random sets of"
-    " knock-downs. exploratory: they do not come out, do not rely on the ranking."
+    " knock-downs; program p: over random programs. exploratory: they do not come out, do not"
+    " rely on the ranking."
 )
 DELTA = "delta: change of the gene in log1p CP10k, knock-down minus control; * the target itself."
 

@@ -307,6 +307,7 @@ def controls(
         ("AUPRC (chance)", out.with_chance("auprc", "auprc_chance")),
         ("sign", text("sign_share")),
         ("p", text("permutation_p")),
+        ("program p", text("program_p")),
         ("why not", text("control_reason")),
         ("controls, share of others beaten", text("controls")),
     ]

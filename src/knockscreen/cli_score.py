@@ -22,6 +22,9 @@ def score(
     effects: Annotated[Path, typer.Option(help="Output: effects per target, context and gene.")],
     programs_out: Annotated[Path, typer.Option(help="Output: program scores.")],
     settings: Settings,
+    decoys_out: Annotated[
+        Path | None, typer.Option(help="Output: effects of the decoys, for new programs.")
+    ] = None,
 ) -> None:
     """Score one shard: effects gene by gene, and programs moved, against generated control."""
     from knockscreen.artifacts import atomic, write_manifest
@@ -29,14 +32,19 @@ def score(
     from knockscreen.score import effects as scoring
     from knockscreen.score.candidates import read_candidates
     from knockscreen.score.programs import load_programs
+    from knockscreen.score.random_programs import program_null
 
     config = read_stage(scoring.ScoreStage, settings)
     programs = load_programs(config.programs, store)
     read = scoring.read_shard(shard, control, read_candidates(candidates), store)
-    table = scoring.program_scores(read, programs, config.rank.pool_over)
+    null = program_null(store, programs, config.rank.random_programs)
+    table = scoring.program_scores(read, programs, config.rank.pool_over, null)
     with atomic(effects) as first, atomic(programs_out) as second:
         rows = scoring.write_effects(read, first, config.rank.pool_over)
         table.write_parquet(second, row_group_size=max(len(table) // len(programs.names), 1))
+    if decoys_out is not None:
+        with atomic(decoys_out) as third:
+            scoring.write_effects(read, third, config.rank.pool_over, decoys=True)
     inputs = [shard, control, candidates, store / "store.json", Path(config.programs.file)]
     for output in (effects, programs_out):
         write_manifest(
@@ -89,6 +97,10 @@ def rank(
         Path | None,
         typer.Option(help="Measured program scores, ranked apart; none: predicted only."),
     ] = None,
+    replicate_dir: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of the program scores of a further model; repeatable."),
+    ] = None,
     external: Annotated[
         Path | None,
         typer.Option(help="Program scores of measured tables from elsewhere, each ranked apart."),
@@ -97,21 +109,32 @@ def rank(
         Path | None, typer.Option(help="What the positive controls say; none: nothing tested.")
     ] = None,
 ) -> None:
-    """Rank knock-downs per program, context and direction, from the scores of all shards."""
+    """Rank knock-downs per program, context and direction, from the scores of all shards.
+
+    With several models (replicates) scores are their mean, and intervals hold how they differ.
+    """
     from knockscreen.artifacts import write_manifest
     from knockscreen.config import read_stage
     from knockscreen.score import rank as ranking
     from knockscreen.score.candidates import read_table
+    from knockscreen.score.score_files import find_scores
 
     config = read_stage(ranking.RankStage, settings)
-    scores = ranking.find_scores(programs_dir, measured, candidates, store, external=external)
+    scores = find_scores(
+        programs_dir, measured, candidates, store, replicate_dir or (), external=external
+    )
     labels = read_table(gates, "gate") if gates else None
     more = [path for path in (measured, external, gates) if path]
     for output in ranking.write_rankings(scores, output_dir, config.rank, config.seed, labels):
         write_manifest(
             output,
             stage="rank",
-            inputs=[*scores.shards, candidates, *more],
+            inputs=[
+                *scores.shards,
+                *(path for shards in scores.replicates for path in shards),
+                candidates,
+                *more,
+            ],
             settings=config.model_dump(mode="json"),
             seed=config.seed,
         )
@@ -127,25 +150,42 @@ def gate(
     measured: Annotated[
         Path | None, typer.Option(help="Measured program scores; none: predicted only.")
     ] = None,
+    effects_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the shards' effects; none: no random programs.")
+    ] = None,
+    measured_effects: Annotated[
+        Path | None, typer.Option(help="Measured effects, gene by gene.")
+    ] = None,
+    replicate_dir: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of the program scores of a further model; repeatable."),
+    ] = None,
 ) -> None:
     """Ask the positive controls whether a program's ranking is to be believed."""
     from knockscreen.artifacts import write_manifest
     from knockscreen.config import read_stage
     from knockscreen.score import gate as gating
-    from knockscreen.score.rank import all_scores, find_scores
+    from knockscreen.score.programs import load_programs
+    from knockscreen.score.rank import all_scores
+    from knockscreen.score.score_files import find_scores
     from knockscreen.score.verdicts import overall
 
-    config = read_stage(gating.GateStage, settings).gate
-    controls = gating.read_controls(config.controls)
-    scores = find_scores(programs_dir, measured, candidates, store)
+    stage = read_stage(gating.GateStage, settings)
+    config, controls = stage.gate, gating.read_controls(stage.gate.controls)
+    effects = None
+    if effects_dir is not None:
+        programs = load_programs(stage.programs, store)
+        files = sorted(effects_dir.glob("*.parquet"))
+        effects = gating.effects_of_controls(controls, programs, store, files, measured_effects)
+    scores = find_scores(programs_dir, measured, candidates, store, replicate_dir or ())
     paths = [output_dir / name for name in ("controls.parquet", "gates.parquet")]
-    gates = gating.write_gates(all_scores(scores), controls, config, paths)
+    gates = gating.write_gates(all_scores(scores), controls, config, paths, effects)
     for output in paths:
         write_manifest(
             output,
             stage="gate",
             inputs=[*scores.shards, candidates, Path(config.controls)],
-            settings=config.model_dump(mode="json"),
+            settings=stage.model_dump(mode="json"),
         )
     for program, status, reason in overall(gates).iter_rows():
         log.info("%s: %s (%s)", program, status, reason)

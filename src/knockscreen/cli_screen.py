@@ -63,7 +63,8 @@ def plan(
     candidates = planning.list_candidates(known, which, config.shards)
     contexts = planning.list_contexts(vocabulary, list(cells.library_size_log), config.contexts)
     screened = candidates.filter(pl.col("status") == "screened").height
-    about = _estimate(sampler, config, contexts, screened)
+    decoys = candidates.filter(pl.col("status") == "decoy").height
+    about = _estimate(sampler, config, contexts, screened, decoys)
     with atomic(output_dir / "candidates.parquet") as temporary:
         candidates.write_parquet(temporary)
     write_json(output_dir / "plan.json", about)
@@ -75,15 +76,17 @@ def plan(
         seed=seed,
     )
     log.info(
-        "%d candidates x %d contexts x %d draws = %d cells: about %.3g TFLOP, %.0f s on this "
-        "machine, %.0f MB.",
-        screened, len(contexts), config.draws, about["cells"],
-        about["flops"] / 1e12, about["seconds"], about["bytes"] / 1e6,
+        "%d candidates and %d decoys x %d contexts x %d draws = %d cells: about %.3g TFLOP, %.0f s "
+        "on this machine (%.0f %% of it decoys), %.0f MB.",
+        screened, decoys, len(contexts), config.draws, about["cells"], about["flops"] / 1e12,
+        about["seconds"], 100 * decoys / (screened + decoys), about["bytes"] / 1e6,
     )  # fmt: skip
+    if decoys == 0:
+        log.warning("no decoys, so rankings will have no p-values; set splits.decoys.")
 
 
 def _estimate(
-    sampler: "Sampler", config: "ScreenConfig", contexts: list[str], screened: int
+    sampler: "Sampler", config: "ScreenConfig", contexts: list[str], screened: int, decoys: int
 ) -> dict[str, Any]:
     import time
 
@@ -101,16 +104,17 @@ def _estimate(
     began = time.perf_counter()
     screen.generate(NTC)
     seconds = (time.perf_counter() - began) / config.draws
-    cells = (screened + 1) * len(contexts) * config.draws
+    cells = (screened + decoys + 1) * len(contexts) * config.draws
     return {
         "contexts": contexts,
         "draws": config.draws,
         "blocks": min(config.blocks, config.draws),
         "shards": config.shards,
+        "decoys": decoys,
         "cells": cells,
         "flops": per_cell * cells,
         "seconds": seconds * cells,
-        "bytes": screened * len(contexts) * genes * 4 * (6 + config.blocks),
+        "bytes": (screened + decoys) * len(contexts) * genes * 4 * (6 + config.blocks),
     }
 
 
@@ -182,8 +186,10 @@ def generate_shard(
     screening.write_shard(output, screen, control, rows, progress)
     if config.save_cells and rows:
         from knockscreen.generated import write_cells
+        from knockscreen.names import is_decoy
 
-        pairs = [(gene_id, name) for _, gene_id in rows for name in screen.contexts]
+        shown = [gene_id for _, gene_id in rows if not is_decoy(gene_id)]
+        pairs = [(gene_id, name) for gene_id in shown for name in screen.contexts]
         write_cells(output.with_suffix(".h5ad"), sampler, pairs, screen.draws)
     write_manifest(
         output,

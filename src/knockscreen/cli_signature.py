@@ -118,7 +118,7 @@ def score_programs(
     table = read_source(source)
     output = output_dir or database.parent / "programs" / programs.name.split(".")[0]
     files = rescore_run(database.parent, table, config, output)
-    gates = rank_new(database.parent, config, output)
+    gates = rank_new(database.parent, table, config, output)
     _manifests(output, [programs, *files], config)
     for program, status, reason in gates.iter_rows():
         log.info("%s: %s (%s)", program, status, reason)

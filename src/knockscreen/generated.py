@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from knockscreen.artifacts import atomic
 from knockscreen.data.cells import Vocabulary
 from knockscreen.errors import UnknownNameError, suggest
-from knockscreen.names import NTC, Evidence, parse_context
+from knockscreen.names import NTC, Evidence, is_decoy, parse_context
 from knockscreen.sampling import Sampler, draw_generator
 
 AT_ONCE = 1024
@@ -47,7 +47,8 @@ def resolve_target(sampler: Sampler, name: str) -> str:
             known[gene_id.lower()] = known[symbol.lower()] = gene_id
     found = known.get(name.lower())
     if found is None:
-        msg = f"unknown target '{name}'{suggest(name, (*v.targets, *v.genes))}."
+        known_names = [t for t in (*v.targets, *v.genes) if not is_decoy(t)]
+        msg = f"unknown target '{name}'{suggest(name, known_names)}."
         raise UnknownNameError(msg)
     return found
 
@@ -64,7 +65,11 @@ def resolve_targets(sampler: Sampler, names: list[str]) -> list[str]:
     for name in names:
         if name.lower() == "measured":
             ids = sampler.model.vocabulary.target_ids
-            found += [gene_id for gene_id in ids if gene_id != NTC and sampler.is_seen(gene_id)]
+            found += [
+                gene_id
+                for gene_id in ids
+                if gene_id != NTC and not is_decoy(gene_id) and sampler.is_seen(gene_id)
+            ]
         else:
             found.append(resolve_target(sampler, name))
             sampler.target(found[-1])

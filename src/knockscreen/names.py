@@ -5,6 +5,12 @@ from enum import StrEnum
 NTC = "non-targeting"
 """Label of control cells (non-targeting guides) in every table of ours."""
 
+DECOY = "decoy_"
+"""Start of the id of a decoy: a pseudo-target made of control cells, the null of "no effect"."""
+UNSEEN_DECOY = "decoy_unseen_"
+"""Start of the id of a decoy of genes never knocked down, ``decoy_unseen_0001:ENSG...``: the gene
+after the colon, its features scrambled."""
+
 TARGET_GENE = "target_gene"
 TARGET_GENE_ID = "target_gene_id"
 GENE = "gene"
@@ -45,6 +51,20 @@ class Direction(StrEnum):
 
     TOWARD = "toward"
     AWAY = "away"
+
+
+def is_decoy(target_id: str) -> bool:
+    """Return whether an id names a decoy, of either kind."""
+    return target_id.startswith(DECOY)
+
+
+def own_gene_id(target_id: str) -> str:
+    """Return the id of the gene whose transcript a knock-down lowers, also of an unseen decoy.
+
+    >>> own_gene_id("ENSG1"), own_gene_id("decoy_unseen_0001:ENSG1")
+    ('ENSG1', 'ENSG1')
+    """
+    return target_id.partition(":")[2] if target_id.startswith(UNSEEN_DECOY) else target_id
 
 
 def context_name(levels: dict[str, str]) -> str:

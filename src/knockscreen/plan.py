@@ -9,7 +9,7 @@ from knockscreen.data.cells import Vocabulary
 from knockscreen.errors import ConfigError, DataError, UnknownNameError, suggest
 from knockscreen.models.vae import VaeSettings
 from knockscreen.models.velocity import VelocitySettings
-from knockscreen.names import NTC, Evidence, parse_context
+from knockscreen.names import NTC, UNSEEN_DECOY, Evidence, is_decoy, parse_context
 from knockscreen.nn.blocks import swiglu_width
 
 EVALUATIONS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4, "ab2": 1, "dopri5": 12}
@@ -41,11 +41,12 @@ def list_candidates(known: Known, which: str, shards: int) -> pl.DataFrame:
 
     ``which`` is ``all`` (every gene of the input; those that cannot be generated say why),
     ``measured`` (every target of the store), or the path of a file of symbols or Ensembl ids.
+    The decoys of every kind of evidence among them come last, with status ``decoy``.
     """
     v = known.vocabulary
     symbols = dict(zip(known.panel["gene_id"], known.panel["gene"], strict=True))
     symbols |= dict(zip(v.target_ids, v.targets, strict=True))
-    targets = [t for t in v.target_ids if t != NTC]
+    targets = [t for t in v.target_ids if t != NTC and not is_decoy(t)]
     if which == "measured":
         wanted = targets
     elif which == "all":
@@ -67,10 +68,15 @@ def list_candidates(known: Known, which: str, shards: int) -> pl.DataFrame:
             status = "filtered"
         rows.append((symbols.get(gene_id, gene_id), gene_id, str(evidence), status))
     screened = [i for i, row in enumerate(rows) if row[3] == "screened"]
-    if not screened:
+    decoys = list_decoys(known, [rows[i][1] for i in screened])
+    screened += range(len(rows), len(rows) + len(decoys))
+    rows += decoys
+    if len(screened) == len(decoys):
         msg = f"screen.candidates '{which}' leaves no gene that the model can generate."
         raise ConfigError(msg)
     order = {i: n for n, i in enumerate(screened)}
+    shard = _deal(screened[: len(screened) - len(decoys)], shards)
+    shard |= _deal(screened[len(screened) - len(decoys) :], shards)
     table = [
         (
             order.get(i, len(screened) + i),
@@ -78,12 +84,37 @@ def list_candidates(known: Known, which: str, shards: int) -> pl.DataFrame:
             gene_id,
             evidence if i in order else None,
             status,
-            order[i] * shards // len(screened) if i in order else None,
+            shard.get(i),
         )
         for i, (gene, gene_id, evidence, status) in enumerate(rows)
     ]
     frame = pl.DataFrame(table, schema=CANDIDATES, orient="row").sort("candidate")
     return frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int32).alias("candidate"))
+
+
+def _deal(rows: list[int], shards: int) -> dict[int, int]:
+    """Deal rows out to shards in order, as evenly as can be."""
+    return {row: n * shards // len(rows) for n, row in enumerate(rows)}
+
+
+def list_decoys(known: Known, candidates: list[str]) -> list[tuple[str, str, str, str]]:
+    """Return (symbol, id, evidence, status) of the decoys for the kinds of candidates there are.
+
+    Those of trained targets are those the model was trained with; as many again are candidates that
+    were never knocked down, evenly taken, whose features will be scrambled.
+    """
+    trained = [t for t in known.vocabulary.target_ids if is_decoy(t)]
+    listed: list[tuple[str, Evidence]] = []
+    if any(c in known.seen for c in candidates):
+        listed += [(t, Evidence.PREDICTED_SEEN) for t in trained if t in known.seen]
+    unseen = [c for c in candidates if c not in known.seen]
+    if unseen:
+        genes = [unseen[k * len(unseen) // len(trained)] for k in range(len(trained))]
+        listed += [
+            (f"{UNSEEN_DECOY}{k:04d}:{gene_id}", Evidence.PREDICTED_UNSEEN)
+            for k, gene_id in enumerate(genes, start=1)
+        ]
+    return [(t, t, str(kind), "decoy") for t, kind in listed]
 
 
 def read_candidates(path: Path, symbols: dict[str, str]) -> list[str]:

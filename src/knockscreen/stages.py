@@ -64,14 +64,14 @@ STAGES: dict[str, Stage] = {
     "external": Stage(
         ("cli_external.py::load_external",), ("seed", "programs", "rank", "external")
     ),
-    "gate": Stage(("cli_score.py::gate",), ("gate",)),
+    "gate": Stage(("cli_score.py::gate",), ("programs", "gate")),
     "rank": Stage(("cli_score.py::rank",), ("seed", "rank")),
     "evaluate": Stage(("cli_evaluate.py::evaluate",), ("seed", "programs", "rank", "evaluate")),
     "sweep": Stage(("cli_sweep.py::sweep",), ("seed", "screen", "evaluate", "sweep")),
     "build_db": Stage(
         ("cli_store.py::build_db",),
         (
-            *("run", "seed", "data", "simulate", "qc", "panel", "splits", "programs"),
+            *("run", "seed", "replicates", "data", "simulate", "qc", "panel", "splits", "programs"),
             *("effect", "vae", "flow", "screen", "measured", "external", "gate", "rank"),
             *("evaluate", "sweep", "report"),
         ),

@@ -30,7 +30,7 @@ def found(place: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 def settings(place: Path, **changes: object) -> str:
     programs = {"file": str(place / "programs.tsv"), "names": [], "min_genes": 1}
-    rank = {"pool_over": [], "interval": 0.9, "resamples": 10}
+    rank = {"pool_over": [], "interval": 0.9, "resamples": 10, "random_programs": 20}
     return json.dumps(
         {"seed": 1, "programs": programs, "rank": rank, "evaluate": SETTINGS | changes}
     )

@@ -37,7 +37,7 @@ SETTINGS = {
         "steps": 3, "guidance": {"strategy": "nested", "context": 1.0, "perturbation": 1.0},
         "batch_size": 64, "shards": 1, "save_cells": False, "device": "cpu",
     },
-    "rank": {"pool_over": ["donor"], "interval": 0.9, "resamples": 20},
+    "rank": {"pool_over": ["donor"], "interval": 0.9, "resamples": 20, "random_programs": 20},
 }  # fmt: skip
 MODELS = ["--effect", "m/effect.safetensors", "--vae", "m/vae.safetensors"]
 MODELS += ["--flow", "m/flow.safetensors"]

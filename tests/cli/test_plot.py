@@ -61,7 +61,7 @@ def _write_cells(folder: Path) -> None:
 def settings(run: Path, **report: object) -> str:
     shown = {"program": "Treg", "knockdown": None, "embedding": "pca", "top": 3, "cells": 10}
     programs = {"file": str(run / "programs.tsv"), "names": [], "min_genes": 1}
-    rank = {"pool_over": ["donor"], "interval": 0.9, "resamples": 10}
+    rank = {"pool_over": ["donor"], "interval": 0.9, "resamples": 10, "random_programs": 20}
     return json.dumps({"report": shown | report, "programs": programs, "rank": rank})
 
 
@@ -80,7 +80,7 @@ def add_regulators(run: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.parametrize("figure", sorted(set(FIGURES) - {"sweep"}))  # not part of a run
 def test_every_figure_is_drawn_from_a_run_with_its_manifest(run: Path, figure: str) -> None:
     output = draw(run, figure)
     assert output.read_bytes().startswith(SVG)

@@ -34,9 +34,12 @@ def settings(*, names=(), **rank):
             "seed": 1,
             "programs": {"file": "programs.tsv", "names": list(names), "min_genes": 1},
             "measured": {"replicates": "auto"},
-            "rank": {"pool_over": ["donor"], "interval": 0.9, "resamples": 50, **rank},
+            "rank": {
+                "pool_over": ["donor"], "interval": 0.9, "resamples": 50, "random_programs": 19,
+                **rank,
+            },
         }
-    )
+    )  # fmt: skip
 
 
 def knockscreen(monkeypatch, *arguments):

@@ -181,7 +181,7 @@ def test_load_external_puts_tables_onto_the_genes_of_a_run(folder, monkeypatch, 
     settings = {
         "seed": 1,
         "programs": {"file": "programs.tsv", "names": [], "min_genes": 1},
-        "rank": {"pool_over": ["donor"], "interval": 0.9, "resamples": 50},
+        "rank": {"pool_over": ["donor"], "interval": 0.9, "resamples": 50, "random_programs": 0},
         "external": [table],
     }
     line = ("load-external", "--store", "store", "--output-dir", "external", "--settings")

@@ -129,7 +129,14 @@ def test_effect_sizes_leave_out_the_target_itself(database: Path) -> None:
     size = 1.5 * (0.1**2 + 0.2**2 + 0.8**2) ** 0.5
     own = -1.2 * 1.5 / np.log(2)
     assert predicted == (False, pytest.approx(size), 0, 1, pytest.approx(own, rel=1e-6))
-    assert measured[:4] == (True, pytest.approx(0.9 * size), None, None), "no fdr, so not counted"
+    assert measured[:4] == (True, pytest.approx(0.9 * size), 2, 1), "fdr 0.02 everywhere"
+
+
+def test_without_fdr_no_measured_gene_is_counted(run: Path) -> None:
+    path = run / "measured/effects.parquet"
+    pl.read_parquet(path).with_columns(fdr=pl.lit(None, pl.Float64)).write_parquet(path)
+    query = "select distinct n_up, n_down from effect_sizes where is_measured"
+    assert ask(built(run), query) == [(None, None)]
 
 
 def test_a_program_says_why_its_controls_fail_or_were_not_tested(database: Path) -> None:

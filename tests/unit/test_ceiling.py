@@ -50,3 +50,12 @@ def test_what_is_undefined_in_the_halves_stays_so(answer):
     _, _, found = answer
     halves = replace(found, values={**found.values, "pearson_delta": np.array([np.nan, 0.5])})
     assert np.isnan(as_ceiling(halves).values["pearson_delta"][0])
+
+
+def test_halvings_are_kept_without_their_deltas(answer):
+    """Five of them at a thousand targets and four thousand genes would be gigabytes."""
+    _, case, found = answer
+    for one in found.repeats:
+        arrays = (one.case.real, one.case.t, one.case.expected, one.case.centroid)
+        assert sum(a.size for a in (*arrays, one.case.rivals.real)) == 0
+        assert one.case.is_de.shape == (len(found.case.targets), case.real.shape[1])

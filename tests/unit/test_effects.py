@@ -18,6 +18,7 @@ from knockscreen.errors import ConfigError, DataError
 from knockscreen.score.contexts import pooled_contexts
 from knockscreen.score.effects import log2_fold_change, program_scores, read_shard, write_effects
 from knockscreen.score.programs import program_matrix
+from knockscreen.score.random_programs import ProgramNull
 
 TH2 = {"GATA3": 1.0, "IL4": 1.0, "IFNG": -1.0}
 DELTA = np.array(  # (K, C, G), written with blocks one below and one above
@@ -191,3 +192,32 @@ def test_broken_and_missing_shards_are_named(tmp_path):
     path.unlink()
     with pytest.raises(DataError, match=r"0\.npz does not exist; run generate first"):
         read_shard(path, *args)
+
+
+def test_decoys_have_a_file_of_effects_of_their_own(tmp_path):
+    write_control(tmp_path / "control.npz", blocks=2)
+    path = write_shard(tmp_path / "0.npz", [0, 1], BLOCKS[:, :2])
+    listed = candidates(targets=["ENSG1", "decoy_0001"], names=["GATA3", "decoy_0001"])
+    read = read_shard(path, tmp_path / "control.npz", listed, write_store(tmp_path / "store"))
+    found = {}
+    for decoys in (False, True):
+        write_effects(read, tmp_path / "effects.parquet", ["donor"], decoys=decoys)
+        table = pl.read_parquet(tmp_path / "effects.parquet")
+        found[decoys] = set(table["target_gene_id"].cast(pl.String)), len(table)
+    assert found == {False: ({"ENSG1"}, 12), True: ({"decoy_0001"}, 12)}
+
+
+def test_random_programs_and_magnitude_are_counted_without_the_own_gene(tmp_path):
+    read = shard(tmp_path)
+    null = ProgramNull(
+        np.array([[[9, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, -1]]], dtype=np.float32),
+        dict.fromkeys(CONTEXTS, np.array([0.3])),
+    )
+    rows = program_scores(read, programs(), ["donor"], null)
+    table = {(r["context"], r["target_gene_id"]): r for r in rows.iter_rows(named=True)}
+    own = table[CONTEXTS[0], "ENSG1"]  # delta -0.5, 0.25, 0 of IL4, IFNG, TBX21; score -0.375
+    assert own["magnitude"] == pytest.approx(np.hypot(0.5, 0.25))
+    assert own["specific_toward"] == 1.0  # 0, 0.25 and 0 are all at least the score
+    assert own["specific_away"] == 1 / 4
+    assert own["control_error"] == pytest.approx(0.3)
+    assert table["time=Rest", "ENSG1"]["control_error"] == pytest.approx(0.3 / np.sqrt(2))

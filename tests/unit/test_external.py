@@ -179,7 +179,7 @@ def test_wrong_conditions_files_and_layers_are_named(tmp_path):
 
 def test_rankings_of_a_table_alone_are_measured_and_carry_its_name(tmp_path):
     opened = open_external(settings(write(tmp_path)))
-    ranking = RankConfig(pool_over=[], interval=0.9, resamples=50)
+    ranking = RankConfig(pool_over=[], interval=0.9, resamples=50, random_programs=0)
     _, ranked = rank_external(rank_external_scores(opened, programs(opened)), ranking, 1)
     rest = ranked.filter(context="Rest", direction="toward")
     assert rest["target_gene"].to_list() == ["GATA3", "STAT6"]

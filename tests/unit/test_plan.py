@@ -1,5 +1,7 @@
 """The plan of a screen: candidates and why not, shards, contexts, and the work."""
 
+from dataclasses import replace
+
 import polars as pl
 import pytest
 
@@ -53,6 +55,30 @@ def test_measured_candidates_are_the_targets_of_the_store():
 @pytest.mark.parametrize(("shards", "dealt"), [(1, [0, 0, 0]), (2, [0, 0, 1]), (7, [0, 2, 4])])
 def test_screened_candidates_are_dealt_to_shards_in_order(shards, dealt):
     assert [row[3] for row in rows("all", shards)][:3] == dealt
+
+
+WITH_DECOYS = replace(
+    VOCABULARY,
+    target_ids=(*VOCABULARY.target_ids, *(f"decoy_{k:04d}" for k in range(1, 7))),
+    targets=(*VOCABULARY.targets, *(f"decoy_{k:04d}" for k in range(1, 7))),
+)
+
+
+@pytest.mark.parametrize("which", ["all", "measured"])
+def test_decoys_come_with_the_candidates_they_are_the_null_of(which):
+    seen = KNOWN.seen | {t for t in WITH_DECOYS.target_ids if t.startswith("decoy_")}
+    table = plan.list_candidates(replace(KNOWN, vocabulary=WITH_DECOYS, seen=seen), which, 3)
+    decoys = table.filter(status="decoy")
+    kinds = decoys["evidence"].value_counts(sort=True).rows()
+    assert sorted(kinds) == ([("predicted_seen", 6), ("predicted_unseen", 6)] if which == "all" else
+                             [("predicted_seen", 6)])  # fmt: skip
+    assert set(decoys["shard"]) == {0, 1, 2}
+    plain = plan.list_candidates(KNOWN, which, 3)
+    same = ["target_gene_id", "evidence", "status", "shard"]
+    rest = table.filter(pl.col("status") != "decoy").select(same)
+    assert rest.sort(same).equals(plain.select(same).sort(same))
+    genes = decoys.filter(evidence="predicted_unseen")["target_gene_id"].str.split(":").list.last()
+    assert set(genes) <= {"E2"}
 
 
 def test_shards_differ_by_at_most_one_candidate():

@@ -8,16 +8,17 @@ from fixtures.shards import candidates, write_store
 from knockscreen.config import RankConfig
 from knockscreen.errors import DataError
 from knockscreen.score.rank import (
+    _resample_predicted,
     block_shares,
-    find_scores,
     rank_interval,
     rank_scores,
     ranks_both_ways,
     resample_blocks,
     write_rankings,
 )
+from knockscreen.score.score_files import find_scores
 
-SETTINGS = RankConfig(pool_over=["donor"], interval=0.9, resamples=200)
+SETTINGS = RankConfig(pool_over=["donor"], interval=0.9, resamples=200, random_programs=0)
 KEY = ["program", "context", "target_gene_id"]
 
 
@@ -37,6 +38,10 @@ def score_table(scores, spread=0.0, *, program="Th2", context="time=Rest", block
             "score": pl.Series(list(scores.values()), dtype=pl.Float64),
             "score_se": errors,
             "n_genes": pl.Series([5] * len(scores), dtype=pl.Int32),
+            "magnitude": 1.0,
+            "specific_toward": 0.5,
+            "specific_away": 0.5,
+            "control_error": 0.0,
             "blocks": pl.Series(values, dtype=pl.List(pl.Float64)),
         }
     )
@@ -235,3 +240,90 @@ def test_missing_and_incomplete_shards_are_named(tmp_path):
     path.unlink()
     with pytest.raises(DataError, match=r"lacks the scores of shard 1 \(1 of 2 missing\)"):
         ranked(tmp_path)
+
+
+def two_models(folder, **scores):
+    """Write a screen of one model, and the scores of a second one beside it."""
+    write_screen(folder, score_table(scores, 0.01))
+    (folder / "second").mkdir()
+    second = score_table({k: v + 0.2 for k, v in scores.items()}, 0.01).sort(KEY)
+    second.write_parquet(folder / "second" / "0.parquet")
+    return find_scores(
+        folder / "programs", None, folder / "candidates.parquet", folder / "store",
+        [folder / "second"],
+    )  # fmt: skip
+
+
+def test_scores_of_several_models_are_their_mean_with_the_error_between_them(tmp_path):
+    scores = two_models(tmp_path, A=0.1, B=-0.3, C=0.7)
+    paths = write_rankings(scores, tmp_path / "rank", SETTINGS, 0)
+    table = pl.read_parquet(paths[0]).sort("target_gene_id")
+    assert table["score"].to_list() == pytest.approx([0.2, -0.2, 0.8])
+    between = np.std([0, 0.2], ddof=1) / np.sqrt(2)
+    assert (table["score_sd"] > between).all()
+    assert table["score_sd"].to_list() == pytest.approx([between] * 3, rel=0.01)
+
+
+def test_models_that_agree_on_the_order_leave_no_doubt_about_it(tmp_path):
+    """They differ by a shift of all scores: resampled models move all targets alike."""
+    scores = two_models(tmp_path, A=0.1, B=-0.3, C=0.7)
+    paths = write_rankings(scores, tmp_path / "rank", SETTINGS, 0)
+    rankings = pl.read_parquet(paths[1])
+    assert (rankings["rank_low"] == rankings["rank_high"]).all()
+
+
+def test_a_model_of_other_targets_is_refused(tmp_path):
+    scores = two_models(tmp_path, A=0.1, B=-0.3, C=0.7)
+    score_table({"A": 0.1, "B": 0.2}).write_parquet(tmp_path / "second" / "0.parquet")
+    with pytest.raises(DataError, match=r"model 2 has scores of other targets .*score again"):
+        write_rankings(scores, tmp_path / "rank", SETTINGS, 0)
+    (tmp_path / "second" / "0.parquet").unlink()
+    with pytest.raises(DataError, match=r"second lacks the scores of shard 0"):
+        find_scores(
+            tmp_path / "programs", None, tmp_path / "candidates.parquet", tmp_path / "store",
+            [tmp_path / "second"],
+        )  # fmt: skip
+
+
+def test_decoys_give_p_values_and_are_in_no_table(tmp_path):
+    rng = np.random.default_rng(0)
+    scores = {"A": 5.0, "B": 0.0, "C": -5.0} | {f"decoy_{k:04d}": rng.normal() for k in range(39)}
+    write_screen(tmp_path, score_table(scores, 0.01))
+    listed = pl.read_parquet(tmp_path / "candidates.parquet").with_columns(
+        status=pl.when(pl.col("target_gene_id").str.starts_with("decoy_")).then(pl.lit("decoy"))
+        .otherwise("status"),
+        evidence=pl.lit("predicted_seen"),
+    )  # fmt: skip
+    listed.write_parquet(tmp_path / "candidates.parquet")
+    table, rankings = ranked(tmp_path)
+    for frame in (table, rankings):
+        assert set(frame["target_gene_id"]) == {"A", "B", "C"}
+    assert rankings["rank"].max() == 3
+    best = rankings.filter(direction="toward", target_gene_id="A")
+    assert best["p_value"].item() == 1 / 40
+    assert best["fdr"].item() == pytest.approx(3 / 40)
+    assert best["n_decoys"].item() == 39
+
+
+def test_interval_of_a_trained_target_holds_its_rank_with_and_without_predictions():
+    """B is third behind A and a prediction; if genes never knocked down are all alike, second."""
+    rows = pl.DataFrame(
+        {
+            "target_gene_id": ["A", "B", "U1", "U2", "U3"],
+            "evidence": ["predicted_seen"] * 2 + ["predicted_unseen"] * 3,
+            "score": [0.9, 0.5, 0.7, 0.0, 0.0],
+            "score_sd": 0.1,
+            "noise_sd": [0.0, 0.0, None, None, None],
+            "shared_sd": 0.0,
+            "rest_at": [None, None, 0.0, 0.0, 0.0],
+            "blocks": [[0.0]] * 5,
+            "models": [[0.0]] * 5,
+            **dict.fromkeys(("program", "context", "target_gene"), "x"),
+            "n_genes": 5,
+        }
+    )
+    still = _resample_predicted(rows, SETTINGS, 0)
+    table = rank_scores(rows, still, 0.9, still).filter(direction="toward")
+    found = {r["target_gene_id"]: (r["rank_low"], r["rank_high"]) for r in table.to_dicts()}
+    assert found["A"] == (1, 1)
+    assert found["B"] == (2, 3)

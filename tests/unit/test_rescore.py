@@ -15,7 +15,7 @@ from knockscreen.cli import app
 from knockscreen.errors import DataError
 from knockscreen.score.effects import program_scores, read_shard, write_effects
 from knockscreen.score.programs import program_matrix
-from knockscreen.score.rescore import read_deltas, score_frame, scores
+from knockscreen.score.rescore import beside_scores, read_deltas, score_frame, scores
 from knockscreen.store.build import build
 from knockscreen.store.extend import extend
 
@@ -38,6 +38,8 @@ def test_scores_from_stored_effects_are_those_from_the_draws(tmp_path: Path) -> 
     programs = program_matrix(TABLE, GENE_IDS, GENES)
     deltas = read_deltas(tmp_path / "0.parquet", programs.gene_ids)
     found = score_frame(deltas, programs, *scores(deltas, programs))
+    beside = beside_scores(deltas, programs, scores(deltas, programs)[0], None).columns()
+    found = found.with_columns(pl.Series("magnitude", beside["magnitude"]))
     expected = program_scores(shard, programs, ["donor"])
     keys = ["program", "context", "target_gene_id"]
     both = found.join(expected, on=keys, how="full", suffix="_drawn")
@@ -45,6 +47,8 @@ def test_scores_from_stored_effects_are_those_from_the_draws(tmp_path: Path) -> 
     assert both["score"].is_null().equals(both["score_drawn"].is_null())
     known = both.drop_nulls("score")
     assert known["score"].to_list() == pytest.approx(known["score_drawn"].to_list(), rel=1e-5)
+    magnitudes = both["magnitude"].to_list(), both["magnitude_drawn"].to_list()
+    assert magnitudes[0] == pytest.approx(magnitudes[1], rel=1e-5)
     assert both["n_genes"].equals(both["n_genes_drawn"], null_equal=True)
     only_gene = both.filter((pl.col("program") == "B") & (pl.col("target_gene_id") == "ENSG1"))
     assert only_gene["score"].null_count() == only_gene.height == 3
@@ -61,7 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "programs": {"file": "", "extra": [], "names": [], "min_genes": 1},
         "gate": {"controls": str(folder / "controls.tsv"), "min_controls": 1, "min_auroc": 0.5,
                  "min_sign": 0.5, "max_p": 1.0},
-        "rank": {"pool_over": ["donor"], "interval": 0.9, "resamples": 10},
+        "rank": {"pool_over": ["donor"], "interval": 0.9, "resamples": 10, "random_programs": 0},
     }  # fmt: skip
     (folder / "settings.json").write_text(json.dumps(settings))
     plain = json.dumps({"run": "tiny", "seed": 7})

@@ -28,6 +28,7 @@ def split(cells: pl.DataFrame, lot=None, **changes) -> pl.Series:
         "held_out_targets": [],
         "random_held_out_targets": 0,
         "held_out_contexts": [],
+        "decoys": 0,
     }
     config = SplitsConfig.model_validate({**values, **changes})
     lot = lots(config.seed, "a.h5ad", np.arange(cells.height)) if lot is None else lot
@@ -105,6 +106,7 @@ def test_random_targets_are_never_controls_and_stay_when_others_leave():
         held_out_targets=["JAK2"],
         random_held_out_targets=1,
         held_out_contexts=[],
+        decoys=0,
     )
     held = held_out_targets(cells, config)
     assert len(held) == 2

@@ -66,6 +66,28 @@ def test_both_entries_have_the_same_jobs(workplace: Workplace) -> None:
     assert root["generate"] == 2
 
 
+def test_replicates_train_and_screen_with_models_of_their_own(workplace: Workplace) -> None:
+    one = workplace.jobs("--configfile", TINY)
+    three = workplace.jobs("--configfile", TINY, workplace.overlay({"replicates": 3}))
+    of_models = {"train_vae", "encode", "train_flow", "generate_control", "generate", "score"}
+    assert three.keys() == one.keys()
+    assert {rule for rule in one if three[rule] == 3 * one[rule]} == of_models
+    assert all(three[rule] == one[rule] for rule in set(one) - of_models - {"total"})
+
+
+def test_a_replicate_has_a_seed_and_a_folder_of_its_own(workplace: Workplace) -> None:
+    values = workplace.overlay({"replicates": 2, "seed": 7})
+    plain = workplace.run("--dry-run", "--printshellcmds", "--configfile", TINY, values).stdout
+    flow = [line for line in plain.splitlines() if "knockscreen train-flow" in line]
+    assert len(flow) == 2
+    first, second = sorted(flow, key=lambda line: "replicates/2" in line)
+    assert '"seed": 7' in first
+    assert '"seed": 8' in second
+    assert second.replace("replicates/2/", "").replace('"seed": 8', '"seed": 7') == first
+    rank = next(line for line in plain.splitlines() if "knockscreen rank" in line)
+    assert "--replicate-dir=results/tiny/replicates/2/score/programs" in rank
+
+
 def test_workflow_is_lint_clean(workplace: Workplace) -> None:
     linted = workplace.look("--lint")
     assert "in a good condition" in linted.stdout + linted.stderr

@@ -114,6 +114,7 @@ class SplitsConfig(Section):
     held_out_targets: list[str] = Field(description="targets kept out of training")
     random_held_out_targets: NonNegative = Field(description="further such targets, by seed")
     held_out_contexts: list[HeldOutContext] = Field(description="target x context pairs never seen")
+    decoys: NonNegative = Field(description="pseudo-targets of control cells, the null; 0: none")
 
 
 class ProgramSource(Section):

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from knockscreen.config.base import NonNegative, Section
+from knockscreen.config.base import NonNegative, Positive, Section
 from knockscreen.config.data import (
     DataConfig,
     PanelConfig,
@@ -36,6 +36,7 @@ class Config(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="name of the run; results/<run>/"
     )
     seed: NonNegative = Field(description="seed of training and sampling")
+    replicates: Positive = Field(description="models trained, each with a seed of its own")
     data: DataConfig
     simulate: SimulateConfig
     qc: QcConfig

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from knockscreen.config.base import Fraction, InputPath, Positive, Section
+from knockscreen.config.base import Fraction, InputPath, NonNegative, Positive, Section
 
 
 class RankConfig(Section):
@@ -13,6 +13,7 @@ class RankConfig(Section):
     pool_over: list[str] = Field(description="factors with a pooled row too")
     interval: Fraction = Field(description="coverage of the rank interval")
     resamples: Positive = Field(description="bootstrap resamples of the interval")
+    random_programs: NonNegative = Field(description="random programs per program; 0: none")
 
 
 class MeasuredConfig(Section):

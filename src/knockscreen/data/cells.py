@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from knockscreen.errors import DataError, UnknownNameError, suggest
-from knockscreen.names import SPLITS, Split, context_name, parse_context
+from knockscreen.names import SPLITS, Split, context_name, is_decoy, parse_context
 
 FORMAT = 1
 
@@ -28,7 +28,13 @@ class Vocabulary:
     factors: tuple[str, ...]
     levels: tuple[tuple[str, ...], ...]
     target_ids: tuple[str, ...]
+    """Control, the targets of the screen, and the decoys after them."""
     targets: tuple[str, ...]
+
+    @property
+    def n_real(self) -> int:
+        """Number of targets that are no decoys, control included."""
+        return sum(not is_decoy(t) for t in self.target_ids)
 
     @cached_property
     def contexts(self) -> tuple[str, ...]:
@@ -96,6 +102,10 @@ class CellStore:
     target: NDArray[np.int32]
     contexts: NDArray[np.int16]
     split: NDArray[np.int8]
+    decoy_rows: NDArray[np.int64]
+    """(M,) rows of the control cells that decoys are made of, decoy by decoy."""
+    decoy_target: NDArray[np.int64]
+    """(M,) codes of those decoys; ``target`` itself holds none."""
 
     def __len__(self) -> int:
         """Return the number of cells."""
@@ -130,12 +140,15 @@ class CellStore:
             genes=tuple(g["gene"] for g in about["genes"]),
             factors=tuple(about["factors"]),
             levels=tuple(tuple(levels) for levels in about["factors"].values()),
-            target_ids=tuple(t["target_gene_id"] for t in about["targets"]),
-            targets=tuple(t["target_gene"] for t in about["targets"]),
+            target_ids=(*(t["target_gene_id"] for t in about["targets"]), *about.get("decoys", [])),
+            targets=(*(t["target_gene"] for t in about["targets"]), *about.get("decoys", [])),
         )
         arrays = {}
         for name in ("indptr", "indices", "counts", "library_size", "target", "contexts", "split"):
             arrays[name] = np.load(path / f"{name}.npy", mmap_mode="r")
+        for name in ("decoy_rows", "decoy_target"):
+            there = (path / f"{name}.npy").is_file()
+            arrays[name] = np.load(path / f"{name}.npy") if there else np.zeros(0, dtype=np.int64)
         return cls(
             path=path,
             vocabulary=vocabulary,

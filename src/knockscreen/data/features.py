@@ -5,6 +5,7 @@ components of log1p CP10k among training controls, centred within each context.
 """
 
 import csv
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,19 @@ def coexpression(store: CellStore, dims: int) -> NDArray[np.float32]:
     features *= np.sign(features.sum(0, keepdims=True) + 1e-300)
     features[silent] = np.nan
     return np.asarray(features, dtype=np.float32)
+
+
+def scrambled(features: NDArray[np.float32], row: int, name: str) -> NDArray[np.float32]:
+    """Return the features (F,) of a decoy: those of a gene, each on a random side of the mean.
+
+    What is left is how far a gene is from the average gene; which genes it is like is lost. The
+    sides are a function of ``name`` alone.
+    """
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    rng = np.random.default_rng(seed)
+    mean = np.nanmean(features, axis=0)
+    side = rng.choice(np.array([-1, 1], dtype=np.float32), features.shape[1])
+    return np.asarray(mean + side * (features[row] - mean), dtype=np.float32)
 
 
 def _read_rows(path: Path) -> list[list[str]]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from knockscreen.artifacts import atomic, write_manifest
 from knockscreen.config import DataConfig, PanelConfig, ProgramsConfig, Section, SplitsConfig
 from knockscreen.data.counts import CHUNK_ROWS, Chunk, Inputs
+from knockscreen.data.decoys import Decoys, choose_decoys
 from knockscreen.data.panel import GeneSums, check_programs, choose_panel, select_programs
 from knockscreen.data.splits import assign_splits, lots, split_table
 from knockscreen.data.training_store import StoreHeader, StoreWriter
@@ -50,6 +51,7 @@ class KeptCells:
     library: NDArray[np.float64]
     split: NDArray[np.int8]
     batch: NDArray[np.int64]
+    decoys: Decoys
 
 
 def run_normalize(
@@ -194,7 +196,9 @@ def _kept_cells(qc_dir: Path, inputs: Inputs, settings: NormalizeStage) -> KeptC
         levels, code = _level_codes(frame[factor])
         batch = batch * len(levels) + code
     _, batch = np.unique(batch, return_inverse=True)
-    return KeptCells(frame, place, frame["library_size"].to_numpy(), split, batch.astype(np.int64))
+    decoys = choose_decoys(frame, split, lot, n=settings.splits.decoys, seed=settings.splits.seed)
+    library = frame["library_size"].to_numpy()
+    return KeptCells(frame, place, library, split, batch.astype(np.int64), decoys)
 
 
 def _level_codes(column: pl.Series) -> tuple[list[str], NDArray[np.int16]]:
@@ -248,6 +252,7 @@ def _header(
         target=target.to_numpy(),
         contexts=context,
         split=cells.split,
+        decoys=cells.decoys,
     )
 
 
@@ -278,3 +283,9 @@ def _report(cells: KeptCells) -> None:
     counts = np.bincount(cells.split, minlength=len(SPLITS))
     parts = ", ".join(f"{split} {n}" for split, n in zip(SPLITS, counts, strict=True) if n)
     log.info("cells: %s", parts)
+    if cells.decoys.ids:
+        log.info("%d decoys of %d control cells each", len(cells.decoys.ids), _decoy_size(cells))
+
+
+def _decoy_size(cells: KeptCells) -> int:
+    return len(cells.decoys.rows) // len(cells.decoys.ids)

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy import sparse
 
+from knockscreen.data.decoys import Decoys
+
 FORMAT = 1
 LARGEST_U16 = 65_535
 
@@ -37,6 +39,7 @@ class StoreHeader:
     target: NDArray[np.int32]
     contexts: NDArray[np.int16]
     split: NDArray[np.int8]
+    decoys: Decoys
 
     def as_json(self) -> str:
         """Return ``store.json``; factors in the order of the configuration."""
@@ -47,6 +50,7 @@ class StoreHeader:
             "factors": self.factors,
             "library_size_log": self.library_size_log,
             "targets": self.targets,
+            "decoys": list(self.decoys.ids),
             "genes": self.genes,
         }
         return json.dumps(about, indent=1) + "\n"
@@ -93,6 +97,8 @@ class StoreWriter:
             "target": self._header.target,
             "contexts": self._header.contexts,
             "split": self._header.split,
+            "decoy_rows": self._header.decoys.rows,
+            "decoy_target": self._header.decoys.number + len(self._header.targets),
         }
         for name, array in arrays.items():
             np.save(self._folder / f"{name}.npy", array)

@@ -12,6 +12,7 @@ Shapes: N genes with a profile, P length of a profile, T targets, C contexts, G 
 
 import itertools
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 from knockscreen.models.denoise import Measured
 
 Array = NDArray[np.float64]
+Axes = tuple[Array, Array]
+"""A mean (P,) and orthonormal directions (P, P), in columns."""
 
 POWERS = (2, 8)
 """Likeness counts by this power: the first asks many genes, the second the nearest."""
@@ -47,6 +50,17 @@ class Unseen:
     weights: Array
     """Of the likeness at each of ``POWERS``, and of the pull."""
 
+    @cached_property
+    def profile_axes(self) -> Axes:
+        """Principal axes of the profiles."""
+        return principal_axes(self.profiles)
+
+    @cached_property
+    def correlation_axes(self) -> Axes:
+        """Principal axes of the correlations among panel genes."""
+        same = np.array_equal(self.profiles, self.correlation)
+        return self.profile_axes if same else principal_axes(self.correlation)
+
     def predict(self, row: int, column: int) -> Array:
         """Return the effect (C, G) of a gene by its profile and its panel column (-1: none)."""
         return np.asarray(self.mean + self.parts(row, column) @ self.weights)
@@ -66,6 +80,17 @@ class Unseen:
         if column >= 0:
             pull[:] = -self.correlation[column] * self.spread
         return np.stack([*parts, pull], axis=-1)
+
+
+def principal_axes(rows: Array) -> Axes:
+    """Return the mean (P,) and the principal axes (P, P), in columns, of the known rows (N, P).
+
+    The largest comes first.
+    """
+    known = rows[np.isfinite(rows).all(axis=1)]
+    mean = known.mean(axis=0)
+    directions = np.linalg.eigh((known - mean).T @ (known - mean))[1][:, ::-1]
+    return mean, np.asarray(directions)
 
 
 def likeness(profile: Array, others: Array) -> Array:

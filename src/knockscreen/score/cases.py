@@ -43,6 +43,14 @@ class Case:
     rival_targets: Ints  # (R,) codes
     parts: tuple["Case", ...] = ()  # of a pooled held-out context: the separate contexts
 
+    def outline(self) -> "Case":
+        """Return the case without its deltas: what is kept beside an answer once it is judged."""
+        none = self.real[:, :0]
+        rivals = replace(self.rivals, real=self.rivals.real[:, :0])
+        return replace(
+            self, real=none, t=none, expected=none, centroid=none, rivals=rivals, parts=()
+        )
+
     def take(self, rows: Ints) -> "Case":
         """Return the case of some of its targets."""
         rivals = replace(self.rivals, same=self.rivals.same[rows])

@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 from knockscreen.artifacts import read_json
 from knockscreen.config import ProgramsConfig, RankConfig, Section
 from knockscreen.errors import DataError
-from knockscreen.names import CP10K
+from knockscreen.names import CP10K, is_decoy, own_gene_id
 from knockscreen.score.contexts import pooled_contexts
 from knockscreen.score.programs import ProgramMatrix
+from knockscreen.score.random_programs import Beside, ProgramNull
 
 PSEUDOCOUNT = 0.1
 """Counts per 10,000 added to both sides of a fold change."""
@@ -178,10 +179,16 @@ EFFECT_SCHEMA = pa.schema(
 )
 
 
-def effect_tables(shard: Shard, pool_over: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield the long effects of one context after another, sorted by context, target and gene."""
+def effect_tables(
+    shard: Shard, pool_over: Sequence[str], *, decoys: bool = False
+) -> Iterator[pa.Table]:
+    """Yield the long effects of one context after another, sorted by context, target and gene.
+
+    Either of the candidates or of the decoys, which are a null and nothing to be looked at.
+    """
     targets, genes = np.array(shard.target_gene_ids), np.array(shard.meta.gene_ids)
     rows, columns = np.argsort(targets, kind="stable"), np.argsort(genes, kind="stable")
+    rows = rows[[is_decoy(target) == decoys for target in targets[rows]]]
     k, g = len(rows), len(columns)
     groups = pooled_contexts(shard.meta.contexts, pool_over)
     names = pa.array(list(groups))
@@ -213,23 +220,36 @@ def effect_tables(shard: Shard, pool_over: Sequence[str]) -> Iterator[pa.Table]:
         yield pa.Table.from_arrays(arrays, schema=EFFECT_SCHEMA)
 
 
-def write_effects(shard: Shard, path: Path, pool_over: Sequence[str]) -> int:
-    """Write the long effects of a shard to Parquet, one context at a time; return the rows."""
+def write_effects(
+    shard: Shard, path: Path, pool_over: Sequence[str], *, decoys: bool = False
+) -> int:
+    """Write the long effects of a shard to Parquet, one context at a time; return the rows.
+
+    Decoys go to a file of their own: with them, new programs can be ranked as sure as these.
+    """
     rows = 0
     with pq.ParquetWriter(path, EFFECT_SCHEMA, compression="zstd", store_schema=False) as writer:
-        for table in effect_tables(shard, pool_over):
+        for table in effect_tables(shard, pool_over, decoys=decoys):
             writer.write_table(table)
             rows += table.num_rows
     return rows
 
 
-def program_scores(shard: Shard, programs: ProgramMatrix, pool_over: Sequence[str]) -> pl.DataFrame:
+def program_scores(
+    shard: Shard,
+    programs: ProgramMatrix,
+    pool_over: Sequence[str],
+    null: ProgramNull | None = None,
+) -> pl.DataFrame:
     """Return the scores of a shard's candidates: program, context, target, score, error, blocks.
 
     The target's own gene is left out; a program of which no other gene is on the panel has score
     NULL. ``score`` is of all draws, ``blocks`` of each block of draws, ``score_se`` is their
-    sd / sqrt(B), NULL with one block. One candidate is projected at a time, with shapes that do not
-    depend on the shard, so that the numbers do not either.
+    sd / sqrt(B), NULL with one block. ``magnitude`` is the norm of delta over the other genes;
+    ``specific_toward`` and ``specific_away`` are (b + 1) / (N + 1) with b random programs moved as
+    far in that direction, ``control_error`` is the standard error of the mean score of the real
+    control cells; NULL without a ``null``. One candidate is projected at a
+    time, with shapes that do not depend on the shard, so that the numbers do not either.
     """
     groups = pooled_contexts(shard.meta.contexts, pool_over)
     average = np.zeros((len(groups), len(shard.meta.contexts)))  # (X, C)
@@ -241,8 +261,10 @@ def program_scores(shard: Shard, programs: ProgramMatrix, pool_over: Sequence[st
     order = np.argsort(np.array(shard.target_gene_ids), kind="stable")
     scores = np.empty((p, len(groups), k, 1 + b))
     n_genes = np.empty((p, k), dtype=np.int32)
+    beside = Beside.empty(p, len(groups), k)
     for position, candidate in enumerate(order):
-        weights, n = programs.without(own.get(shard.target_gene_ids[candidate], -1))
+        own_gene = own.get(own_gene_id(shard.target_gene_ids[candidate]), -1)
+        weights, n = programs.without(own_gene)
         stacked = np.concatenate(
             [
                 shard.delta_mean[None, candidate][:, :, used],
@@ -252,17 +274,25 @@ def program_scores(shard: Shard, programs: ProgramMatrix, pool_over: Sequence[st
         projected = stacked @ weights[:, used].T  # (1 + B, C, P)
         scores[:, :, position] = np.einsum("xc,bcp->pxb", average, projected)
         n_genes[:, position] = n
+        delta = average @ shard.delta_mean[candidate].astype(np.float64)  # (X, G)
+        if own_gene >= 0:
+            delta[:, own_gene] = 0.0
+        beside.add(position, delta, scores[:, :, position, 0], null)
+    if null is not None:
+        beside.error[:] = null.pooled_error(shard.meta.contexts, average)
     targets = [shard.target_gene_ids[i] for i in order]
-    return _score_frame(scores, n_genes, programs.names, list(groups), targets)
+    return _score_frame(scores, n_genes, beside, names=(programs.names, list(groups), targets))
 
 
 def _score_frame(
     scores: Floats,
     n_genes: NDArray[np.int32],
-    programs: Sequence[str],
-    contexts: Sequence[str],
-    targets: list[str],
+    beside: Beside,
+    *,
+    names: tuple[Sequence[str], Sequence[str], Sequence[str]],
 ) -> pl.DataFrame:
+    """Return the long table of scores (P, X, K, 1 + B); names of programs, contexts, targets."""
+    programs, contexts, targets = names
     p, x, k, blocks = scores.shape
     by_block = scores[..., 1:].reshape(p * x * k, blocks - 1)
     if blocks - 1 > 1:
@@ -277,10 +307,11 @@ def _score_frame(
             "score": scores[..., 0].ravel(),
             "score_se": error,
             "n_genes": np.repeat(n_genes[:, None, :], x, axis=1).ravel(),
+            **beside.columns(),
             "blocks": pl.Series(by_block).cast(pl.List(pl.Float64)),
         }
     )
     return frame.with_columns(
-        pl.col("score", "score_se").fill_nan(None),
+        pl.col(pl.Float64).fill_nan(None),
         pl.when(pl.col("score").is_not_nan()).then("blocks").alias("blocks"),
     ).sort("program", "context", "target_gene_id")

@@ -177,7 +177,8 @@ def ceiling(held: Holdout, case: Case, programs: ProgramMatrix) -> Answer:
     answers = []
     for repeat in range(held.repeats):
         judged, predicted = halves_case(held, case, repeat)
-        answers.append(judge(judged, SPLIT_HALF, predicted, programs, missing=NO_HALF))
+        answer = judge(judged, SPLIT_HALF, predicted, programs, missing=NO_HALF)
+        answers.append(replace(answer, case=judged.outline()))
     common = functools.reduce(np.intersect1d, [a.case.targets for a in answers])
     answers = [_take(a, np.flatnonzero(np.isin(a.case.targets, common))) for a in answers]
     values = {name: _mean([a.values[name] for a in answers]) for name in METRICS}

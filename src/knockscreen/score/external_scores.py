@@ -19,7 +19,8 @@ from knockscreen.errors import DataError, suggest
 from knockscreen.names import Evidence
 from knockscreen.score.external import External, open_external
 from knockscreen.score.programs import ProgramMatrix
-from knockscreen.score.rank import RANKINGS, SCORES, rank_scores, resample_errors
+from knockscreen.score.rank import RANKINGS, rank_scores, resample_errors
+from knockscreen.score.score_files import SCORES
 
 Floats = NDArray[np.float64]
 PROFILE = ["target_gene_id", "target_gene", "context"]
@@ -256,7 +257,10 @@ def rank_external(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the score rows and the rankings of :func:`rank_external_scores`."""
     scores = scores.rename({"standard_error": "score_sd"})
-    scores = scores.with_columns(pl.lit(Evidence.MEASURED.value).alias("evidence"))
+    scores = scores.with_columns(
+        pl.lit(Evidence.MEASURED.value).alias("evidence"),
+        pl.lit(None, pl.Float64).alias("magnitude"),
+    )
     scores = scores.select(*SCORES)
     rankings = [pl.DataFrame(schema=RANKINGS)]
     for part in scores.drop_nulls("score").partition_by("program", "context", maintain_order=True):

@@ -12,24 +12,31 @@ kind of evidence:
 - ``permutation_p``: share of random sets of as many knock-downs, in the same directions, that reach
   the AUROC, ``(b + 1) / (n + 1)``. The units are knock-downs: generated cells are free.
 
-A program passes in a context if all four reach their settings, and stays ``exploratory`` in every
-context where it fails in more than half of those that are reported (the pooled ones, if any is).
+- ``program_p``: share of random programs that the controls move as far in their directions
+  (:mod:`knockscreen.score.program_null`). Controls of one pathway move together, so that a random
+  program may have a high AUROC as well; it does not have the size.
+
+A program passes in a context if AUROC, sign and both p reach their settings, and stays
+``exploratory`` everywhere if it fails in more than half of the contexts that are reported (the
+pooled ones, if any is).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from knockscreen.artifacts import atomic
-from knockscreen.config import GateConfig, Section
+from knockscreen.artifacts import atomic, read_json
+from knockscreen.config import GateConfig, ProgramsConfig, Section
 from knockscreen.errors import DataError, suggest
 from knockscreen.names import Direction, Evidence
 from knockscreen.score.metrics import average_precision
+from knockscreen.score.program_null import ControlEffects, read_control_effects
+from knockscreen.score.programs import ProgramMatrix
 from knockscreen.score.verdicts import (
     CONTROLS,
     EXPLORATORY,
@@ -44,11 +51,13 @@ PERMUTATIONS = 999
 COLUMNS = ("program", "gene", "direction", "source")
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+ProgramP = Callable[[Sequence[str], Floats], float | None]
 
 
 class GateStage(Section):
     """Sections of the configuration that the gate depends on."""
 
+    programs: ProgramsConfig
     gate: GateConfig
 
 
@@ -164,7 +173,9 @@ def judge(scores: Floats, controls: Ints, signs: Floats) -> Outcome:
     )
 
 
-def _verdict(outcome: Outcome, settings: GateConfig) -> tuple[str, str | None]:
+def _verdict(
+    outcome: Outcome, program_p: float | None, settings: GateConfig
+) -> tuple[str, str | None]:
     """Return whether the controls of one context pass, and why not."""
     failures = []
     if outcome.auroc < settings.min_auroc:
@@ -173,11 +184,16 @@ def _verdict(outcome: Outcome, settings: GateConfig) -> tuple[str, str | None]:
         failures.append(f"published sign in {outcome.sign_share:.0%} < {settings.min_sign:.0%}")
     if outcome.permutation_p > settings.max_p:
         failures.append(f"permutation p {outcome.permutation_p:.2g} > {settings.max_p:g}")
+    if program_p is not None and program_p > settings.max_p:
+        failures.append(f"random programs move as far: p {program_p:.2g} > {settings.max_p:g}")
     return (EXPLORATORY, "; ".join(failures)) if failures else (PASSED, None)
 
 
 def gate_context(
-    rows: pl.DataFrame, controls: pl.DataFrame, settings: GateConfig
+    rows: pl.DataFrame,
+    controls: pl.DataFrame,
+    settings: GateConfig,
+    null: ProgramP | None = None,
 ) -> tuple[pl.DataFrame, dict[str, object]]:
     """Return the rows of the controls, and the gate, of one program, context and evidence.
 
@@ -187,6 +203,8 @@ def gate_context(
         target_gene, target_gene_id, score of every knock-down of that kind; no NULL scores.
     controls
         gene (symbol or Ensembl id), direction, source: all of that program.
+    null
+        Gives ``program_p`` of the controls found, from their ids and signs; None: it stays NULL.
     """
     rows = rows.sort("target_gene_id").with_row_index("position")
     found = pl.concat(
@@ -205,7 +223,8 @@ def gate_context(
     scores, position = rows["score"].to_numpy(), found["position"].to_numpy().astype(np.int64)
     signs = np.where(found["direction"].to_numpy() == Direction.TOWARD, 1.0, -1.0)
     outcome = judge(scores, position, signs)
-    status, reason = _verdict(outcome, settings)
+    program_p = null(found["target_gene_id"].to_list(), signs) if null else None
+    status, reason = _verdict(outcome, program_p, settings)
     found = found.with_columns(
         percentile=pl.Series(outcome.percentile), sign_right=np.sign(scores[position]) == signs
     )
@@ -213,6 +232,7 @@ def gate_context(
         "control_status": status, "control_reason": reason, "auroc": outcome.auroc,
         "auprc": outcome.auprc, "auprc_chance": outcome.auprc_chance,
         "sign_share": outcome.sign_share, "permutation_p": outcome.permutation_p,
+        "program_p": program_p,
     }  # fmt: skip
 
 
@@ -224,7 +244,11 @@ def _kinds(rows: pl.DataFrame) -> dict[str, pl.DataFrame]:
 
 
 def gate_program(
-    program: str, scores: pl.DataFrame, controls: pl.DataFrame, settings: GateConfig
+    program: str,
+    scores: pl.DataFrame,
+    controls: pl.DataFrame,
+    settings: GateConfig,
+    effects: ControlEffects | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the control rows and the gates of one program, in every context and kind of evidence.
 
@@ -234,13 +258,18 @@ def gate_program(
         context, target_gene, target_gene_id, evidence, score of one program.
     controls
         All controls, as :func:`read_controls` returns them.
+    effects
+        Of the controls: they say whether random programs would do as well.
     """
     of_program = controls.filter(pl.col("program") == program).drop("program")
     control_rows, gates = [pl.DataFrame(schema=CONTROLS)], []
     scores = scores.drop_nulls("score").sort("context", "evidence", "target_gene_id")
     for (context,), part in scores.group_by("context", maintain_order=True):
         for evidence, rows in _kinds(part).items():
-            found, gate = gate_context(rows, of_program, settings)
+            null = None
+            if effects is not None:
+                null = partial(effects.p_value, program, str(context), evidence)
+            found, gate = gate_context(rows, of_program, settings, null)
             key = {"program": program, "context": context, "evidence": evidence}
             if evidence != PREDICTED:
                 labels = [pl.lit(value, pl.String).alias(name) for name, value in key.items()]
@@ -253,18 +282,40 @@ def gate_program(
     return pl.concat(control_rows), over_contexts(pl.DataFrame(gates, schema=GATES))
 
 
+def effects_of_controls(
+    controls: pl.DataFrame,
+    programs: ProgramMatrix,
+    store: Path,
+    predicted: Sequence[Path],
+    measured: Path | None,
+) -> ControlEffects:
+    """Return the effects of every control of a run, and the expression of its panel."""
+    described = {gene["gene_id"]: gene["gene"] for gene in read_json(store / "store.json")["genes"]}
+    targets = {
+        target["target_gene_id"]: target["target_gene"]
+        for target in read_json(store / "store.json")["targets"]
+    }
+    named = set(controls["gene"])
+    ids = [i for i, name in (described | targets).items() if i in named or name in named]
+    panel = pl.read_parquet(store / "panel.parquet", columns=["gene_id", "mean"])
+    known = dict(panel.iter_rows())
+    mean = np.array([known.get(gene_id) or 0.0 for gene_id in programs.gene_ids])
+    return read_control_effects(predicted, measured, ids, programs, mean)
+
+
 def write_gates(
     programs: Iterable[tuple[str, pl.DataFrame]],
     controls: pl.DataFrame,
     settings: GateConfig,
     paths: Sequence[Path],
+    effects: ControlEffects | None = None,
 ) -> pl.DataFrame:
     """Write the control rows and the gates of all programs to two Parquet files; return the gates.
 
     ``programs`` gives the scores of one program after another, so that memory does not grow with
     their number.
     """
-    parts = [gate_program(name, scores, controls, settings) for name, scores in programs]
+    parts = [gate_program(name, scores, controls, settings, effects) for name, scores in programs]
     rows = pl.concat([pl.DataFrame(schema=CONTROLS), *(part[0] for part in parts)])
     gates = pl.concat([pl.DataFrame(schema=GATES), *(part[1] for part in parts)])
     with atomic(paths[0]) as first, atomic(paths[1]) as second:

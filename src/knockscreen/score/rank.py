@@ -4,15 +4,18 @@ T targets, R resamples, B draw blocks. Rank 1 is best; equal scores are ordered 
 ``target_gene_id``, so that a ranking is total and does not depend on shards. Predicted and measured
 scores are ranked apart.
 
-Rank intervals say how far a rank moves with the noise in the scores, and no more:
+Rank intervals say how far a rank moves with the noise in the scores:
 
 - predicted: bootstrap over draw blocks, the *same* blocks for every target, because draw r is
   paired across knock-downs; the spread is widened by ``sqrt(B / (B - 1))``, which a bootstrap of B
-  blocks lacks;
+  blocks lacks; likewise over the models of several training seeds. On top comes the error that
+  the score has from few training cells, as the decoys show it, or that a prediction leaves open
+  (:mod:`knockscreen.score.calibration`);
 - measured: scores redrawn from a normal distribution with their standard error.
 
-``p_value`` and ``fdr`` of predicted rows are NULL until a null has been sampled: generated cells
-are free, and a p-value over them would prove nothing. Measured rows carry those of replicates.
+``p_value`` of predicted rows is of decoys, ``fdr`` by Benjamini-Hochberg over the trained targets
+of one program, context and direction; both are NULL without decoys: generated cells are free, and a
+p-value over them would prove nothing. Measured rows carry those of replicates.
 
 Measured rows of the run have no ``source``; those of a table from elsewhere have its name there,
 and every source is ranked apart.
@@ -20,7 +23,6 @@ and every source is ranked apart.
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,18 @@ import polars as pl
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from knockscreen.artifacts import atomic, read_json
+from knockscreen.artifacts import atomic
 from knockscreen.config import NonNegative, RankConfig, Section
 from knockscreen.errors import DataError
 from knockscreen.names import Direction, Evidence
-from knockscreen.score.candidates import read_candidates
+from knockscreen.score.calibration import calibrated, with_concordance
+from knockscreen.score.score_files import (
+    SCORES,
+    Scores,
+    measured_scores,
+    predicted_scores,
+    program_names,
+)
 from knockscreen.score.verdicts import NOT_TESTED, label
 
 log = logging.getLogger(__name__)
@@ -41,19 +50,6 @@ log = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 Ranks = NDArray[np.int32]
 
-SCORES: dict[str, type[pl.DataType]] = {
-    "program": pl.String,
-    "context": pl.String,
-    "target_gene_id": pl.String,
-    "target_gene": pl.String,
-    "evidence": pl.String,
-    "score": pl.Float64,
-    "score_sd": pl.Float64,
-    "n_genes": pl.Int32,
-    "source": pl.String,
-}
-TESTS: dict[str, type[pl.DataType]] = {"p_value": pl.Float64, "fdr": pl.Float64}
-MEASURED_ONLY = (*TESTS, "source")
 RANKINGS: dict[str, type[pl.DataType]] = {
     "program": pl.String,
     "context": pl.String,
@@ -70,8 +66,17 @@ RANKINGS: dict[str, type[pl.DataType]] = {
     "evidence": pl.String,
     "control_status": pl.String,
     "n_genes": pl.Int32,
+    "n_decoys": pl.Int32,
+    "program_specificity_p": pl.Float64,
+    "direction_p": pl.Float64,
+    "donor_concordance": pl.Float64,
+    "donor_sd": pl.Float64,
     "source": pl.String,
 }
+BY_DIRECTION = ("p_value", "fdr", "program_specificity_p", "direction_p")
+"""Columns of a ranking that differ between directions."""
+ALIKE = ("n_decoys", "donor_concordance", "donor_sd", "source")
+"""Columns that a score may lack, the same in both directions."""
 
 
 class RankStage(Section):
@@ -79,17 +84,6 @@ class RankStage(Section):
 
     seed: NonNegative
     rank: RankConfig
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Where the scores of a run lie: predicted, one file per shard, and measured."""
-
-    shards: list[Path]
-    measured: Path | None
-    external: Path | None  # scores of measured tables from elsewhere
-    candidates: pl.DataFrame  # screened ones: target_gene_id, target_gene, evidence
-    symbols: dict[str, str]  # of every target of the store
 
 
 def ranks_both_ways(values: Floats) -> tuple[Ranks, Ranks]:
@@ -142,7 +136,12 @@ def resample_blocks(scores: Floats, blocks: Floats, shares: Floats) -> Floats:
     return np.asarray(scores + np.sqrt(n / (n - 1)) * (shares @ deviation.T))
 
 
-def rank_scores(rows: pl.DataFrame, resampled: Floats | None, coverage: float) -> pl.DataFrame:
+def rank_scores(
+    rows: pl.DataFrame,
+    resampled: Floats | None,
+    coverage: float,
+    still: Floats | None = None,
+) -> pl.DataFrame:
     """Rank the targets of one program, context and kind of evidence, in both directions.
 
     Parameters
@@ -153,11 +152,23 @@ def rank_scores(rows: pl.DataFrame, resampled: Floats | None, coverage: float) -
         Scores (R, T) redrawn with their noise; None leaves intervals NULL.
     coverage
         Share of resamples that an interval holds.
+    still
+        The same with the predictions of genes never knocked down at rest, as they are or, in every
+        third resample, all alike: the intervals of all others are of these. How far each such
+        prediction may be off says little of a trained target, whether they hold at all does.
     """
     frames = []
+    rows = _with_missing(rows)
     uncertain = rows["score_sd"].is_not_null()
     both = ranks_both_ways(rows["score"].to_numpy())
-    resampled_both = (None, None) if resampled is None else ranks_both_ways(resampled)
+    resampled_both: tuple[Ranks | None, Ranks | None] = (None, None)
+    if resampled is not None:
+        toward, away = ranks_both_ways(resampled)
+        if still is not None:
+            unseen = (rows["evidence"] == Evidence.PREDICTED_UNSEEN.value).to_numpy()
+            rest = ranks_both_ways(still)
+            toward, away = np.where(unseen, toward, rest[0]), np.where(unseen, away, rest[1])
+        resampled_both = toward, away
     directions = (Direction.TOWARD, Direction.AWAY)
     for direction, ranks, moved in zip(directions, both, resampled_both, strict=True):
         bounds = {"rank_low": pl.lit(None), "rank_high": pl.lit(None)}
@@ -170,119 +181,52 @@ def rank_scores(rows: pl.DataFrame, resampled: Floats | None, coverage: float) -
         frame = rows.with_columns(
             pl.lit(direction.value).alias("direction"),
             pl.Series("rank", ranks),
-            *(pl.lit(None).alias(name) for name in MEASURED_ONLY if name not in rows.columns),
             pl.lit(NOT_TESTED).alias("control_status"),
+            *(pl.col(f"{name}_{direction.value}").alias(name) for name in BY_DIRECTION),
             **bounds,
         )
         frames.append(frame.select(*RANKINGS).cast(pl.Schema(RANKINGS)).sort("rank"))
     return pl.concat(frames)
 
 
-def find_scores(
-    programs_dir: Path,
-    measured: Path | None,
-    candidates: Path,
-    store: Path,
-    *,
-    external: Path | None = None,
-) -> Scores:
-    """Find the score files of a run: those of the shards that the candidate table names, no others.
-
-    Raises
-    ------
-    DataError
-        A shard's scores are missing, or nothing was screened.
-    """
-    table = read_candidates(candidates).filter(pl.col("status") == "screened")
-    if table.is_empty():
-        msg = (
-            f"{candidates} has no screened candidate, so there is nothing to rank; check "
-            "screen.candidates."
-        )
-        raise DataError(msg)
-    found = {
-        int(path.stem): path for path in Path(programs_dir).glob("*.parquet") if path.stem.isdigit()
-    }
-    wanted = sorted(table["shard"].unique().to_list())
-    missing = [str(shard) for shard in wanted if shard not in found]
-    if missing:
-        msg = (
-            f"{programs_dir} lacks the scores of shard {', '.join(missing[:5])} ({len(missing)} "
-            f"of {len(wanted)} missing); run score for them."
-        )
-        raise DataError(msg)
-    described = read_json(Path(store) / "store.json")
-    return Scores(
-        shards=[found[shard] for shard in wanted],
-        measured=Path(measured) if measured else None,
-        external=Path(external) if external else None,
-        candidates=table.select("target_gene_id", "target_gene", "evidence"),
-        symbols={t["target_gene_id"]: t["target_gene"] for t in described["targets"]},
-    )
-
-
-def _program_names(scores: Scores) -> list[str]:
-    files = [*scores.shards, *(path for path in (scores.measured, scores.external) if path)]
-    names = pl.scan_parquet(files, missing_columns="insert", extra_columns="ignore")
-    return sorted(names.select(pl.col("program").unique()).collect()["program"].to_list())
-
-
-def predicted_scores(scores: Scores, program: str) -> pl.DataFrame:
-    """Return the predicted scores of one program, sorted by context and target, with ``blocks``.
-
-    Raises
-    ------
-    DataError
-        A screened candidate has no score, or two, in some context.
-    """
-    rows = pl.scan_parquet(scores.shards).filter(pl.col("program") == program).collect()
-    rows = rows.join(scores.candidates, on="target_gene_id").rename({"score_se": "score_sd"})
-    rows = rows.with_columns(pl.lit(None, pl.String).alias("source"))
-    for (context,), part in rows.group_by("context"):
-        if len(part) != len(scores.candidates) or part["target_gene_id"].is_duplicated().any():
-            msg = (
-                f"program {program} in {context} has {len(part)} scores for "
-                f"{len(scores.candidates)} screened candidates; run score again for every shard."
-            )
-            raise DataError(msg)
-    return (
-        rows.select(*SCORES, "blocks").cast({"n_genes": pl.Int32}).sort("context", "target_gene_id")
-    )
-
-
-def measured_scores(scores: Scores, program: str) -> pl.DataFrame:
-    """Return the measured scores of one program, sorted by context, source and target."""
-    schema = pl.Schema(SCORES | TESTS)
-    symbols = pl.DataFrame(
-        {"target_gene_id": list(scores.symbols), "target_gene": list(scores.symbols.values())}
-    )
-    frames = [pl.DataFrame(schema=schema)]
-    for path in (scores.measured, scores.external):
-        if path is None:
-            continue
-        rows = pl.scan_parquet(path).filter(pl.col("program") == program).collect()
-        if path == scores.measured:
-            rows = rows.join(symbols, on="target_gene_id")
-            rows = rows.with_columns(pl.lit(None, pl.String).alias("source"))
-        rows = rows.rename({"standard_error": "score_sd"})
-        rows = rows.with_columns(pl.lit(Evidence.MEASURED.value).alias("evidence"))
-        frames.append(rows.select(*schema).cast(schema))
-    return pl.concat(frames).sort("context", "source", "target_gene_id")
+def _with_missing(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return rows with every column of a ranking that they lack: of both directions, else NULL."""
+    missing = []
+    for name in BY_DIRECTION:
+        both = pl.col(name) if name in rows.columns else pl.lit(None)
+        directed = [f"{name}_{direction.value}" for direction in Direction]
+        missing += [both.alias(n) for n in directed if n not in rows.columns]
+    missing += [pl.lit(None).alias(n) for n in ALIKE if n not in rows.columns]
+    return rows.with_columns(missing)
 
 
 def _resample_predicted(rows: pl.DataFrame, settings: RankConfig, seed: int) -> Floats | None:
+    """Return scores (R, T) redrawn over draws and with the error of estimation, if known."""
     lengths = rows["blocks"].list.len().unique().to_list()
-    if lengths[0] < 2:
-        return None
     if len(lengths) > 1:
         msg = (
             f"scores have {min(lengths)} to {max(lengths)} draw blocks; run generate and score "
             "again for every shard."
         )
         raise DataError(msg)
-    blocks = rows["blocks"].list.to_array(lengths[0]).to_numpy()
-    shares = block_shares(lengths[0], settings.resamples, np.random.default_rng([seed, 0]))
-    return resample_blocks(rows["score"].to_numpy(), blocks, shares)
+    noise = rows["noise_sd"].fill_null(0.0).to_numpy()
+    if lengths[0] < 2 and rows["noise_sd"].null_count() == len(rows):
+        return None
+    score = rows["score"].to_numpy()
+    resampled = np.broadcast_to(score, (settings.resamples, len(score)))
+    for column, stream in (("blocks", 0), ("models", 3)):
+        n = len(rows[column][0])
+        if n > 1:
+            parts = rows[column].list.to_array(n).to_numpy()
+            shares = block_shares(n, settings.resamples, np.random.default_rng([seed, stream]))
+            resampled = resampled + resample_blocks(np.zeros(len(score)), parts, shares)
+    rng = np.random.default_rng([seed, 2])
+    shared = rows["shared_sd"].fill_null(0.0).to_numpy() * rng.standard_normal((len(resampled), 1))
+    resampled = resampled + shared + noise * rng.standard_normal(resampled.shape)
+    if "rest_at" in rows.columns:  # in every third resample
+        rest = rows["rest_at"].fill_null(float("nan")).to_numpy()
+        resampled[::3] = np.where(np.isnan(rest), resampled[::3], rest + shared[::3])
+    return np.asarray(resampled)
 
 
 def resample_errors(rows: pl.DataFrame, settings: RankConfig, seed: int) -> Floats:
@@ -294,8 +238,9 @@ def resample_errors(rows: pl.DataFrame, settings: RankConfig, seed: int) -> Floa
 
 def all_scores(scores: Scores) -> Iterator[tuple[str, pl.DataFrame]]:
     """Yield each program with its scores, predicted before measured."""
-    for program in _program_names(scores):
-        predicted, measured = predicted_scores(scores, program), measured_scores(scores, program)
+    for program in program_names(scores):
+        predicted, _ = predicted_scores(scores, program)
+        measured = measured_scores(scores, program)
         yield program, pl.concat([predicted.select(*SCORES), measured.select(*SCORES)])
 
 
@@ -303,17 +248,29 @@ def rank_program(
     scores: Scores, program: str, settings: RankConfig, seed: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the score rows and the ranking rows of one program, predicted before measured."""
-    predicted, measured = predicted_scores(scores, program), measured_scores(scores, program)
+    predicted, decoys = predicted_scores(scores, program)
+    predicted = with_concordance(calibrated(predicted, decoys))
+    measured = measured_scores(scores, program)
+    if not measured.is_empty():
+        measured = pl.concat(
+            [with_concordance(own) for own in measured.partition_by("source", maintain_order=True)]
+        )
     contexts = sorted({*predicted["context"], *measured["context"]})
     score_rows, ranking_rows = [], []
     for context in contexts:
         for rows, resample in ((predicted, _resample_predicted), (measured, resample_errors)):
             part = rows.filter(pl.col("context") == context)
-            score_rows.append(part.select(*SCORES))
-            scored = part.drop_nulls("score")
-            for own in scored.partition_by("source", maintain_order=True):
-                resampled = resample(own, settings, seed)
-                ranking_rows.append(rank_scores(own, resampled, settings.interval))
+            score_rows.append(part.select(*SCORES).cast(pl.Schema(SCORES)))
+            for own in part.drop_nulls("score").partition_by("source", maintain_order=True):
+                resampled, still = resample(own, settings, seed), None
+                unseen = pl.col("evidence") == Evidence.PREDICTED_UNSEEN.value
+                if own.select(unseen.any() & ~unseen.all()).item():
+                    at_rest = own.with_columns(
+                        noise_sd=pl.when(~unseen).then("noise_sd"),
+                        rest_at=pl.when(unseen).then(pl.col("score").filter(unseen).median()),
+                    )
+                    still = resample(at_rest, settings, seed)
+                ranking_rows.append(rank_scores(own, resampled, settings.interval, still))
     empty = pl.DataFrame(schema=RANKINGS)
     return pl.concat(score_rows), pl.concat([empty, *ranking_rows])
 
@@ -322,7 +279,7 @@ def rank_all(
     scores: Scores, settings: RankConfig, seed: int
 ) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
     """Yield score rows and ranking rows of one program after another, in order of their names."""
-    for program in _program_names(scores):
+    for program in program_names(scores):
         yield rank_program(scores, program, settings, seed)
 
 

@@ -5,7 +5,8 @@ group at a time into one (X, T, G) array, so memory holds the deltas of one shar
 number of shards. The scores are those that ``score`` writes, from the same deltas.
 
 ``score_se`` is NULL and there are no draw blocks: the spread of a score over draws depends on how
-genes vary together from draw to draw, and the stored effects keep each gene's spread alone.
+genes vary together from draw to draw, and the stored effects keep each gene's spread alone. Decoys
+are scored beside the candidates, so that new programs have p-values as the run's own do.
 """
 
 import logging
@@ -22,9 +23,12 @@ from numpy.typing import NDArray
 from knockscreen.artifacts import atomic, read_json
 from knockscreen.config import GateConfig, NonNegative, ProgramsConfig, RankConfig, Section
 from knockscreen.errors import DataError
-from knockscreen.score.gate import read_controls, write_gates
+from knockscreen.names import own_gene_id, parse_context
+from knockscreen.score.gate import effects_of_controls, read_controls, write_gates
 from knockscreen.score.programs import ProgramMatrix, program_matrix
-from knockscreen.score.rank import all_scores, find_scores, write_rankings
+from knockscreen.score.random_programs import Beside, ProgramNull, program_null
+from knockscreen.score.rank import all_scores, write_rankings
+from knockscreen.score.score_files import find_scores
 from knockscreen.score.verdicts import overall
 
 log = logging.getLogger(__name__)
@@ -105,7 +109,7 @@ def scores(deltas: Deltas, programs: ProgramMatrix) -> tuple[Floats, NDArray[np.
     used = programs.columns
     weights = programs.weights[:, used]  # (P, U)
     position = {programs.gene_ids[column]: i for i, column in enumerate(used)}
-    own = np.array([position.get(target, -1) for target in deltas.target_gene_ids])
+    own = np.array([position.get(own_gene_id(target), -1) for target in deltas.target_gene_ids])
     inside = np.flatnonzero(own >= 0)
     values = deltas.values[:, :, used].astype(np.float64)  # (X, T, U)
     values[:, inside, own[inside]] = 0.0
@@ -127,6 +131,29 @@ def _hide(values: Floats) -> Floats:
     return values
 
 
+def beside_scores(
+    deltas: Deltas, programs: ProgramMatrix, found: Floats, null: ProgramNull | None
+) -> Beside:
+    """Return what ``score`` says beside the scores (P, X, T): magnitudes and random programs."""
+    own = {gene_id: i for i, gene_id in enumerate(programs.gene_ids)}
+    beside = Beside.empty(*found.shape)
+    for t, target in enumerate(deltas.target_gene_ids):
+        delta = np.nan_to_num(deltas.values[:, t].astype(np.float64))
+        if own_gene_id(target) in own:
+            delta[:, own[own_gene_id(target)]] = 0.0
+        beside.add(t, delta, found[:, :, t], null)
+    levels = {name: parse_context(name) for name in deltas.contexts}
+    factors = max((len(known) for known in levels.values()), default=0)
+    separate = [name for name, known in levels.items() if len(known) == factors]
+    average = np.zeros((len(levels), len(separate)))
+    for x, known in enumerate(levels.values()):
+        inside = [known.items() <= levels[name].items() for name in separate]
+        average[x, inside] = 1 / max(sum(inside), 1)
+    if separate and null is not None:
+        beside.error[:] = null.pooled_error(separate, average)
+    return beside
+
+
 def score_frame(
     deltas: Deltas, programs: ProgramMatrix, found: Floats, n_genes: NDArray[np.int32]
 ) -> pl.DataFrame:
@@ -144,7 +171,9 @@ def score_frame(
     ).with_columns(pl.col("score").fill_nan(None), pl.lit([], pl.List(pl.Float64)).alias("blocks"))
 
 
-def rescore(results: Path, programs: ProgramMatrix, output: Path) -> Iterator[tuple[Path, int]]:
+def rescore(
+    results: Path, programs: ProgramMatrix, output: Path, null: ProgramNull | None
+) -> Iterator[tuple[Path, int]]:
     """Write the program scores of every file of effects of a run; yield each file and its rows.
 
     Files are ``programs/<shard>.parquet`` and, where the run was measured, ``measured.parquet``.
@@ -159,21 +188,29 @@ def rescore(results: Path, programs: ProgramMatrix, output: Path) -> Iterator[tu
         msg = f"{results / 'score/effects'} has no Parquet files; score the run first."
         raise DataError(msg)
     for shard in shards:
-        yield _rescore(shard, programs, output / "programs" / shard.name)
+        decoys = results / "score/decoys" / shard.name
+        paths = [shard, *([decoys] if decoys.is_file() else [])]
+        frame = pl.concat(_predicted(path, programs, null) for path in paths)
+        yield _write(frame, programs, output / "programs" / shard.name)
     measured = results / "measured/effects.parquet"
     if measured.is_file():
-        yield _rescore(measured, programs, output / "measured.parquet", measured=True)
-
-
-def _rescore(
-    path: Path, programs: ProgramMatrix, output: Path, *, measured: bool = False
-) -> tuple[Path, int]:
-    deltas = read_deltas(path, programs.gene_ids)
-    frame = score_frame(deltas, programs, *scores(deltas, programs))
-    if measured:
+        deltas = read_deltas(measured, programs.gene_ids)
+        frame = score_frame(deltas, programs, *scores(deltas, programs))
         frame = frame.drop("blocks").rename({"score_se": "standard_error"}).drop_nulls("score")
         untested = [pl.lit(None, pl.Float64).alias(name) for name in ("p_value", "fdr")]
         frame = frame.with_columns(untested)  # replicates are not in the stored effects
+        yield _write(frame, programs, output / "measured.parquet")
+
+
+def _predicted(path: Path, programs: ProgramMatrix, null: ProgramNull | None) -> pl.DataFrame:
+    deltas = read_deltas(path, programs.gene_ids)
+    found, n_genes = scores(deltas, programs)
+    frame = score_frame(deltas, programs, found, n_genes)
+    beside = beside_scores(deltas, programs, found, null).columns()
+    return frame.with_columns(pl.Series(k, v).fill_nan(None) for k, v in beside.items())
+
+
+def _write(frame: pl.DataFrame, programs: ProgramMatrix, output: Path) -> tuple[Path, int]:
     with atomic(output) as temporary:
         frame.write_parquet(temporary, row_group_size=max(frame.height // len(programs.names), 1))
     return output, frame.height
@@ -190,10 +227,17 @@ def rescore_run(
         log.info("%s: %d of its %d genes are on the panel", name, n_genes, total)
     for name, (n, total) in programs.dropped.items():
         log.warning("%s is left out: %d of its %d genes are on the panel", name, n, total)
-    return [path for path, _ in rescore(results, programs, output)]
+    null = None
+    if (results / "store/counts.npy").is_file():
+        null = program_null(results / "store", programs, config.rank.random_programs)
+    else:
+        log.warning("%s holds no counts, so programs get no random ones", results / "store")
+    return [path for path, _ in rescore(results, programs, output, null)]
 
 
-def rank_new(results: Path, config: RescoreStage, output: Path) -> pl.DataFrame:
+def rank_new(
+    results: Path, table: pl.DataFrame, config: RescoreStage, output: Path
+) -> pl.DataFrame:
     """Gate and rank the scores that :func:`rescore_run` wrote; return what the controls say."""
     measured = output / "measured.parquet"
     found = find_scores(
@@ -204,7 +248,16 @@ def rank_new(results: Path, config: RescoreStage, output: Path) -> pl.DataFrame:
     )
     paths = [output / f"gate/{name}.parquet" for name in ("controls", "gates")]
     controls = read_controls(config.gate.controls)
-    gates = write_gates(all_scores(found), controls, config.gate, paths)
+    programs = program_matrix(table, *panel_of(results / "store"))
+    effects = results / "measured/effects.parquet"
+    of_controls = effects_of_controls(
+        controls.filter(pl.col("program").is_in(programs.names)),
+        programs,
+        results / "store",
+        sorted((results / "score/effects").glob("*.parquet")),
+        effects if effects.is_file() else None,
+    )
+    gates = write_gates(all_scores(found), controls, config.gate, paths, of_controls)
     write_rankings(found, output / "rank", config.rank, config.seed, gates)
     return overall(gates)
 

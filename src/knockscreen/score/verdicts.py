@@ -24,6 +24,7 @@ GATES: dict[str, type[pl.DataType]] = {
     "control_reason": pl.String, "n_controls": pl.Int32, "n_others": pl.Int32, "auroc": pl.Float64,
     "auprc": pl.Float64, "auprc_chance": pl.Float64, "sign_share": pl.Float64,
     "permutation_p": pl.Float64,
+    "program_p": pl.Float64,
 }  # fmt: skip
 
 

@@ -28,11 +28,11 @@ Progress = Callable[[int, int, str], None]
 RANKING_COLUMNS = (
     "program", "context", "target_gene", "target_gene_id", "direction", "rank", "rank_low",
     "rank_high", "score", "score_sd", "p_value", "fdr", "evidence", "control_status", "n_genes",
-    "source",
+    "n_decoys", "program_specificity_p", "direction_p", "donor_concordance", "donor_sd", "source",
 )  # fmt: skip
 SCORE_COLUMNS = (
     "program", "context", "target_gene_id", "target_gene", "evidence", "score", "score_sd",
-    "n_genes", "source",
+    "n_genes", "magnitude", "source",
 )  # fmt: skip
 HALF_COLUMNS = (
     "program", "context", "target_gene_id", "score_half_a", "score_half_b", "n_cells",
@@ -233,7 +233,7 @@ def insert_scores(connection: duckdb.DuckDBPyConnection, results: Path) -> None:
         )
         insert into program_scores by name
         select t.target_key, s.target_gene, s.target_gene_id, s.context, s.program, s.evidence,
-            s.source, s.score, s.score_sd, s.n_genes, r.rank_toward, r.rank_away,
+            s.source, s.score, s.score_sd, s.n_genes, s.magnitude, r.rank_toward, r.rank_away,
             case when r.rank_toward is not null then z.n_ranked end as n_ranked, {halves_sql}
         from scores s
         join targets t using (target_gene_id)

@@ -59,7 +59,8 @@ REVERSE: Schema = {
 CONTROLS: Schema = {
     "program": TEXT, "context": TEXT, "evidence": TEXT, "control_status": TEXT,
     "control_reason": TEXT, "n_controls": INT, "n_others": INT, "auroc": F64, "auprc": F64,
-    "auprc_chance": F64, "sign_share": F64, "permutation_p": F64, "controls": TEXT,
+    "auprc_chance": F64, "sign_share": F64, "permutation_p": F64, "program_p": F64,
+    "controls": TEXT,
 }  # fmt: skip
 RUNS: Schema = {
     "run": TEXT, "created": pl.Datetime("us"), "schema_version": INT, "knockscreen_version": TEXT,

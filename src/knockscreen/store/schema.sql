@@ -126,7 +126,7 @@ comment on column program_genes.source is 'where this gene of the program comes 
 create table gates (
     program varchar, context varchar, evidence varchar, control_status varchar,
     control_reason varchar, n_controls integer, n_others integer, auroc double, auprc double,
-    auprc_chance double, sign_share double, permutation_p double
+    auprc_chance double, sign_share double, permutation_p double, program_p double
 );
 comment on table gates is 'What the positive controls say about each program, context and kind of evidence';
 comment on column gates.program is 'see programs';
@@ -141,6 +141,7 @@ comment on column gates.auprc is 'average precision of the controls, per directi
 comment on column gates.auprc_chance is 'what auprc is by chance: the share of controls; NULL if not tested';
 comment on column gates.sign_share is 'share of controls whose score has the published sign; NULL if not tested';
 comment on column gates.permutation_p is 'share of random sets of as many knock-downs that reach the auroc, (b+1)/(n+1): over knock-downs, never over cells; NULL if not tested';
+comment on column gates.program_p is 'share of random programs (same weights, other genes of like expression) that the controls move as far in their directions, (b+1)/(n+1); NULL if not tested, or the gate was run without effects';
 
 create table positive_controls (
     program varchar, context varchar, evidence varchar, target_gene varchar,
@@ -241,7 +242,7 @@ comment on column external_by_target.fdr is 'adjusted p-value as the table has i
 create table program_scores (
     target_key usmallint, target_gene varchar, target_gene_id varchar, context varchar,
     program varchar, evidence varchar, source varchar, score double, score_sd double,
-    n_genes integer, rank_toward integer, rank_away integer, n_ranked integer, n_cells integer,
+    n_genes integer, magnitude double, rank_toward integer, rank_away integer, n_ranked integer, n_cells integer,
     n_replicates integer, score_half_a double, score_half_b double
 );
 comment on table program_scores is 'How far each knock-down moves cells toward each program, sorted by target; predicted and measured are separate rows';
@@ -255,6 +256,7 @@ comment on column program_scores.source is 'of measured rows: name of the table 
 comment on column program_scores.score is 'weighted mean of delta (log1p CP10k; with a source, of log2 fold change) over the program genes, the target itself left out; positive = toward the program';
 comment on column program_scores.score_sd is 'standard deviation of the score, as in rankings; NULL if it cannot be estimated';
 comment on column program_scores.n_genes is 'program genes that carry the score';
+comment on column program_scores.magnitude is 'size of the whole effect: root of the sum of squared deltas (log1p CP10k) over the panel genes but the target itself; NULL for measured rows';
 comment on column program_scores.rank_toward is 'rank by score from 1 = highest, among predicted or among measured rows';
 comment on column program_scores.rank_away is 'rank by score from 1 = lowest, among predicted or among measured rows';
 comment on column program_scores.n_ranked is 'knock-downs in that ranking';
@@ -267,7 +269,8 @@ create table rankings (
     program varchar, context varchar, target_gene varchar, target_gene_id varchar,
     direction varchar, rank integer, rank_low integer, rank_high integer, score double,
     score_sd double, p_value double, fdr double, evidence varchar, control_status varchar,
-    n_genes integer, source varchar
+    n_genes integer, n_decoys integer, program_specificity_p double, direction_p double,
+    donor_concordance double, donor_sd double, source varchar
 );
 comment on table rankings is 'Knock-downs in order, per program, context, direction; predicted rows are ranked among themselves and measured rows among themselves';
 comment on column rankings.program is 'see programs';
@@ -276,15 +279,20 @@ comment on column rankings.target_gene is 'symbol of the knocked-down gene';
 comment on column rankings.target_gene_id is 'Ensembl id of the knocked-down gene';
 comment on column rankings.direction is 'toward: highest score first; away: lowest score first';
 comment on column rankings.rank is 'position from 1 = best; ties by target_gene_id';
-comment on column rankings.rank_low is 'lower (better) end of the rank interval over resampled draws';
-comment on column rankings.rank_high is 'upper (worse) end of the rank interval over resampled draws';
+comment on column rankings.rank_low is 'lower (better) end of the rank interval, scores resampled with their noise; for predicted rows over draws, training seeds and the error that few training cells leave (of genes never knocked down: what their prediction leaves open)';
+comment on column rankings.rank_high is 'upper (worse) end of the rank interval, see rank_low';
 comment on column rankings.score is 'weighted mean of delta (log1p CP10k; with a source, of log2 fold change) over the program genes, the target itself left out; positive = toward, in both directions';
-comment on column rankings.score_sd is 'standard deviation of the score over draws; NULL if it cannot be estimated';
-comment on column rankings.p_value is 'of predicted rows: against decoy knock-downs; of measured rows: two-sided, over replicates; NULL if not computed';
-comment on column rankings.fdr is 'false discovery rate per program and context; NULL if not computed';
+comment on column rankings.score_sd is 'standard deviation of the score: over draws, over training seeds, and the error that few training cells leave as decoys show it; for measured rows the standard error; NULL if it cannot be estimated';
+comment on column rankings.p_value is 'of measured rows: two-sided, over replicates; of predicted rows: share of decoys (pseudo-targets of control cells) with a score as extreme in this direction, (b + 1) / (n_decoys + 1), after the shift that all targets share, as far as the error of the control explains it; NULL with fewer than 20 decoys, or without replicates';
+comment on column rankings.fdr is 'false discovery rate: Benjamini-Hochberg of p_value over the trained targets of one program, context and direction; NULL with fewer than 20 decoys, and for genes never knocked down, whose p_value says that features single them out and not that the prediction is right';
 comment on column rankings.evidence is 'predicted_seen, predicted_unseen or measured';
 comment on column rankings.control_status is 'passed: published regulators come out in their direction; exploratory: they do not, do not rely on it; not_tested: too few of them among the knock-downs. Of this program, context and evidence: see gates';
 comment on column rankings.n_genes is 'program genes that carry the score';
+comment on column rankings.n_decoys is 'decoys that p_value was counted against; NULL for measured rows without any';
+comment on column rankings.program_specificity_p is 'share of random programs (as many genes, of like expression, as co-expressed) that the knock-down moves as far in this direction, (b + 1) / (n + 1): is it this program? NULL if not computed';
+comment on column rankings.direction_p is 'share of the knock-downs of like magnitude that move the program as far in this direction, (b + 1) / (n + 1): is it this direction, or just a strong knock-down? NULL with fewer than 20 others';
+comment on column rankings.donor_concordance is 'share of the contexts pooled (donors, by default) in which the score has the sign of the pooled score; NULL for separate contexts';
+comment on column rankings.donor_sd is 'standard deviation of the score over the contexts pooled (donors, by default); NULL for separate contexts';
 comment on column rankings.source is 'of measured rows: name of the table from elsewhere, ranked apart; NULL for the cells of this run and for predicted rows';
 
 create table ceilings (
@@ -475,6 +483,11 @@ comment on column ranking_cards.fdr is 'see rankings';
 comment on column ranking_cards.evidence is 'see rankings';
 comment on column ranking_cards.control_status is 'see rankings';
 comment on column ranking_cards.n_genes is 'see rankings';
+comment on column ranking_cards.n_decoys is 'see rankings';
+comment on column ranking_cards.program_specificity_p is 'see rankings';
+comment on column ranking_cards.direction_p is 'see rankings';
+comment on column ranking_cards.donor_concordance is 'see rankings';
+comment on column ranking_cards.donor_sd is 'see rankings';
 comment on column ranking_cards.source is 'see rankings; cells, guides and effect sizes are those of the run, so NULL for a table from elsewhere';
 comment on column ranking_cards.control_reason is 'see gates';
 comment on column ranking_cards.n_cells is 'measured cells of the knock-down in the context; NULL if none';

@@ -100,13 +100,14 @@ def target_contexts(results: Path) -> pl.DataFrame:
 def targets(
     results: Path, gene_table: pl.DataFrame, measured: pl.DataFrame, external: pl.DataFrame
 ) -> pl.DataFrame:
-    """Return every candidate and every measured target, numbered by ``target_key``.
+    """Return every candidate and every measured target, numbered by ``target_key``; no decoys.
 
     A measured target that was no candidate has status ``filtered`` if QC kept it nowhere, else
     ``not_a_candidate``; so have those that only tables from elsewhere name.
     """
     columns = (TARGET_GENE, TARGET_GENE_ID, "evidence", "status")
     asked = read_table(results / "screen/candidates.parquet", columns)
+    asked = asked.filter(pl.col("status") != "decoy")
     kept = pl.col("status") == "kept"
     by_target = measured.group_by(TARGET_GENE_ID).agg(
         pl.col(TARGET_GENE).first(),

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,15 @@ from numpy.typing import NDArray
 
 from knockscreen import checkpoint
 from knockscreen.data.cells import CellStore, Vocabulary
-from knockscreen.data.features import coexpression, read_table
+from knockscreen.data.features import coexpression, read_table, scrambled
 from knockscreen.errors import CheckpointError
 from knockscreen.models.denoise import Measured, denoise
 from knockscreen.models.effect import GRID, LinearEffect
+from knockscreen.models.scrambled import predict_scrambled, with_decoys
 from knockscreen.models.unseen import Unseen, fit_unseen
-from knockscreen.names import CP10K, Split
+from knockscreen.names import CP10K, UNSEEN_DECOY, Split, own_gene_id
 from knockscreen.nn.likelihood import expected_log1p
+from knockscreen.training.decoys import decoy_shifts, denoise_decoys
 
 LIBRARIES = 64
 """Control library sizes over which a response curve is averaged."""
@@ -39,15 +42,20 @@ class EffectModel:
 
     def own_gene(self, target_id: str) -> int:
         """Return the panel column of a target's own transcript, or -1."""
-        ids = self.vocabulary.gene_ids
-        return ids.index(target_id) if target_id in ids else -1
+        ids, gene_id = self.vocabulary.gene_ids, own_gene_id(target_id)
+        return ids.index(gene_id) if gene_id in ids else -1
 
     def features_of(self, gene_id: str) -> NDArray[np.float32] | None:
         """Return the features (F,) of a gene, or None where it has none."""
-        if self.features is None or gene_id not in self.feature_ids:
+        known = own_gene_id(gene_id)
+        if self.features is None or known not in self.feature_ids:
             return None
-        found = self.features[self.feature_ids.index(gene_id)]
-        return np.asarray(found) if np.isfinite(found).all() else None
+        row = self.feature_ids.index(known)
+        if not np.isfinite(self.features[row]).all():
+            return None
+        if gene_id.startswith(UNSEEN_DECOY):
+            return scrambled(self.features, row, gene_id)
+        return np.asarray(self.features[row])
 
     def featured(self) -> list[str]:
         """Return the genes that have features."""
@@ -62,9 +70,10 @@ class EffectModel:
             return self.linear.trained(code)
         if self.features_of(target_id) is None:
             return None
-        return self.linear.unseen.predict(
-            self.feature_ids.index(target_id), self.own_gene(target_id)
-        )
+        row, column = self.feature_ids.index(own_gene_id(target_id)), self.own_gene(target_id)
+        if target_id.startswith(UNSEEN_DECOY):
+            return predict_scrambled(self.linear.unseen, row, column, target_id)
+        return self.linear.unseen.predict(row, column)
 
     def offsets(self, target_id: str) -> NDArray[np.float32]:
         """Return logit offsets (C, G) of a target, by Ensembl id; zeros for control."""
@@ -188,7 +197,8 @@ def fit_effects(
     """
     v = store.vocabulary
     rows = store.rows(Split.TRAIN)
-    ids = (*v.gene_ids, *(t for t in v.target_ids[1:] if t not in set(v.gene_ids)))
+    n = v.n_real
+    ids = (*v.gene_ids, *(t for t in v.target_ids[1:n] if t not in set(v.gene_ids)))
     of_genes = None
     if features == "coexpression":
         of_genes = coexpression(store, feature_dims)
@@ -197,7 +207,8 @@ def fit_effects(
     elif features != "none":
         symbol = dict(zip((*v.target_ids, *v.gene_ids), (*v.targets, *v.genes), strict=True))
         of_genes = read_table(features, ids, tuple(symbol[i] for i in ids))
-    present = np.bincount(np.asarray(store.target)[rows], minlength=len(v.target_ids)) > 0
+    of_cells = np.append(np.asarray(store.target)[rows], store.decoy_target)
+    present = np.bincount(of_cells, minlength=len(v.target_ids)) > 0
     model = EffectModel(v, ids, of_genes, None, tuple(bool(p) for p in present))
     if rank == 0:
         return model
@@ -205,14 +216,16 @@ def fit_effects(
     shifts = np.where(((cells > 0) & (cells[:1] > 0))[..., None], means - means[:1], 0.0)
     own_gene = np.array([model.own_gene(t) for t in v.target_ids])
     covariance = cell_covariance(store, rows, means)
-    measured = Measured(shifts, cells, own_gene, covariance, v.context_levels)
-    effects = denoise(measured, rank=rank, keep_cells=keep_cells)
+    measured = Measured(shifts[:n], cells[:n], own_gene[:n], covariance, v.context_levels)
+    by = partial(denoise, rank=rank, keep_cells=keep_cells)
+    effects = by(measured)
+    decoys = denoise_decoys(measured, effects[0], decoy_shifts(store, means[0], cells[0]), by)
     profiles = None
     if of_genes is not None and features != "coexpression":
         profiles = of_genes.astype(float)
     place = {gene_id: i for i, gene_id in enumerate(ids)}
-    at = np.array([place.get(t, -1) for t in v.target_ids])
-    unseen = fit_unseen(measured, effects, profiles, at)
+    at = np.array([place.get(t, -1) for t in v.target_ids[:n]])
+    unseen = with_decoys(fit_unseen(measured, effects, profiles, at), decoys)
     curves = response_curves(store, means, moments)
     own = own_effects(shifts, cells, own_gene)
     fitted = LinearEffect(unseen, own, curves, context_base(moments[0]))

@@ -67,7 +67,10 @@ def latent_scaling(
 
 @dataclass(frozen=True)
 class FlowLoss:
-    """The flow-matching loss of a minibatch of rows, with independent condition dropout."""
+    """The flow-matching loss of a minibatch of rows, with independent condition dropout.
+
+    N rows: the cells of the store, and after them those of the decoys.
+    """
 
     latents: Tensor
     """(N, L, D), standardised."""
@@ -124,7 +127,11 @@ def fit_flow(
     resume_dir: Path | None = None,
     start: Start | None = None,
 ) -> tuple[FlowModel, Progress]:
-    """Train a flow on the latents (N, L, D) of the training split; stop by the validation split."""
+    """Train a flow on the latents (N, L, D) of the training split; stop by the validation split.
+
+    The latents of the decoys' cells follow those of the store's; they train as those of a real
+    target do, and neither scale the latents nor stop the training.
+    """
     device = device or torch.device("cpu")
     vocabulary = store.vocabulary
     train = store.rows(Split.TRAIN)
@@ -147,16 +154,18 @@ def fit_flow(
     if effects.features is not None:
         known = target_features(effects)
         of_targets = torch.from_numpy(np.nan_to_num(known).astype(np.float32))
+    codes = np.asarray(store.contexts, dtype=np.int64)
     loss = FlowLoss(
         torch.from_numpy(scaled).to(device),
-        torch.from_numpy(np.asarray(store.contexts, dtype=np.int64)).to(device),
-        torch.from_numpy(np.asarray(store.target, dtype=np.int64)).to(device),
+        torch.from_numpy(np.concatenate([codes, codes[store.decoy_rows]])).to(device),
+        torch.from_numpy(np.concatenate([store.target, store.decoy_target]).astype(int)).to(device),
         None if of_targets is None else of_targets.to(device),
         flow_training,
     )
     identity = f"{flow_training} {hash_inputs(store, effects, start, latents)}"
     trainer = Trainer(net, loss, training, seed=seed, identity=identity)
-    progress = trainer.fit(Data(train, store.rows(Split.VALIDATION), 2048), resume_dir)
+    rows = np.concatenate([train, len(store) + np.arange(len(store.decoy_rows))])
+    progress = trainer.fit(Data(rows, store.rows(Split.VALIDATION), 2048), resume_dir)
     model = FlowModel(
         net=net,
         vocabulary=vocabulary,

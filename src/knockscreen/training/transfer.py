@@ -14,6 +14,7 @@ from knockscreen import checkpoint
 from knockscreen.data.cells import Vocabulary
 from knockscreen.errors import CheckpointError
 from knockscreen.models.vae import VaeSettings
+from knockscreen.names import is_decoy
 
 
 @dataclass
@@ -44,8 +45,11 @@ class Start:
 
 
 def shared_rows(here: tuple[str, ...], there: tuple[str, ...]) -> tuple[list[int], list[int]]:
-    """Return the positions of the names that both lists have, here and there."""
-    place = {name: i for i, name in enumerate(there)}
+    """Return the positions of the names that both lists have, here and there.
+
+    Decoys are made of other cells in each training, whatever their names.
+    """
+    place = {name: i for i, name in enumerate(there) if not is_decoy(name)}
     pairs = [(i, place[name]) for i, name in enumerate(here) if name in place]
     return [a for a, _ in pairs], [b for _, b in pairs]
 

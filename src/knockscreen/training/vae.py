@@ -34,9 +34,14 @@ class Offsets:
 
     def rows(self, rows: NDArray[np.integer]) -> Tensor | None:
         """Return offsets (B, G) of some rows, or None where there is no linear part."""
+        return self.of(rows, self.target[rows])
+
+    def of(self, rows: NDArray[np.integer], target: NDArray[np.integer]) -> Tensor | None:
+        """Return offsets (B, G) of some rows as if of other targets (B,)."""
         if self.table is None:
             return None
-        return self.table[torch.from_numpy(self.target[rows]), torch.from_numpy(self.context[rows])]
+        codes = torch.from_numpy(target.astype(np.int64))
+        return self.table[codes, torch.from_numpy(self.context[rows])]
 
 
 @dataclass(frozen=True)
@@ -250,7 +255,10 @@ def hash_inputs(
     Of latents, up to a thousand cells count.
     """
     digest = hashlib.sha256(repr(store.vocabulary).encode())
-    for column in ("indptr", "library_size", "target", "contexts", "split"):
+    for column in (
+        *("indptr", "library_size", "target", "contexts", "split"),
+        *("decoy_rows", "decoy_target"),
+    ):
         digest.update(getattr(store, column).tobytes())
     if effects is not None:
         digest.update(effects.fingerprint().encode())
@@ -298,10 +306,17 @@ def encode_store(
     effects: EffectModel | None = None,
     batch: int = 512,
 ) -> None:
-    """Write the latent mean of every cell into ``output`` (N, L, D)."""
+    """Write the latent mean of every cell, then of every cell of a decoy, into ``output``.
+
+    (N + M, L, D). As a cell of a decoy, a control cell is encoded without the decoy's effect.
+    """
     device = next(model.parameters()).device
     offsets = Offsets(store, effects, device)
-    for rows, counts in store.chunks(np.arange(len(store)), batch):
-        shown = remove_offset(torch.from_numpy(counts).to(device), offsets.rows(rows))
-        mean, _ = model.encode(shown)
-        output[rows] = mean.float().cpu().numpy()
+    cells = np.concatenate([np.arange(len(store)), store.decoy_rows])
+    target = np.concatenate([store.target, store.decoy_target])
+    done = 0
+    for rows, counts in store.chunks(cells, batch):
+        offset = offsets.of(rows, target[done : done + len(rows)])
+        mean, _ = model.encode(remove_offset(torch.from_numpy(counts).to(device), offset))
+        output[done : done + len(rows)] = mean.float().cpu().numpy()
+        done += len(rows)
