@@ -150,7 +150,7 @@ def test_models_are_written_with_their_cards_losses_and_manifests(run):
     assert losses["step"].to_list() == [3, 3, 6, 6]
     assert set(losses["split"]) == {"train", "validation"}
     latents = np.load("m/latents.npy")
-    assert latents.shape == (200, 8, 8)
+    assert latents.shape == (200, 9, 8)
     assert latents.dtype == np.float32
 
 
@@ -239,7 +239,7 @@ def test_one_knockdown_becomes_cells(run):
     assert list(cells.var_names) == GENE_IDS
     assert set(cells.obs["evidence"]) == {"predicted_unseen"}
     assert set(cells.obs["donor"]) == {"D2"}
-    assert cells.obsm["z"].shape == (7, 64)
+    assert cells.obsm["z"].shape == (7, 72)
     assert cells.uns["knockscreen"]["generated"]
     counts = cells.X.toarray()
     assert (counts == counts.round()).all()

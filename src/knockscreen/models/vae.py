@@ -169,6 +169,15 @@ class TransformerVAE(nn.Module):
         now = self.gene_table.weight @ direction
         self.gene_table.weight += torch.outer(wanted - now, direction) / direction.square().sum()
 
+    @torch.no_grad()
+    def start_silent(self) -> None:
+        """Make the decoder's network add nothing at first: the logits are the gene table's alone.
+
+        As adaLN-Zero does it, by zero outputs of the last block; training finds its way from there.
+        """
+        self.unpool.out.weight.zero_()
+        self.unpool.mlp.out.weight.zero_()
+
     def tokens(self, counts: Tensor, gene_index: Tensor | None = None) -> Tensor:
         """Return gene-count tokens (B, G, E); rows ``gene_index`` (G,) of the table start at 1."""
         table = self.gene_table.weight[1:] if gene_index is None else self.gene_table(gene_index)

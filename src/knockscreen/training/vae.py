@@ -218,8 +218,9 @@ def prepare(
 ) -> None:
     """Give a new model what is known before it is trained: means, dispersions, linear part, start.
 
-    The linear part, and the dispersions that belong to it, are always of these cells; whatever the
-    untrained (or other cells') network adds to the mean logits is taken out again.
+    With a linear part, a new model starts as that part alone, as it was fitted. The linear part
+    and the dispersions that belong to it are always of these cells; what the network of other cells
+    adds to the mean logits is taken out again.
     """
 
     def read(some: NDArray[np.int64]) -> Batch:
@@ -234,13 +235,13 @@ def prepare(
         components = model.settings.linear
         part, moments = fit_linear(read, rows, moments, components, rest=rest, generator=generator)
         model.linear.take(part)
+        model.start_silent()
     model.start_from_moments(moments.shares, moments.theta)
     if start is not None:
         start.apply(model)
-    if model.linear is not None and model.log_theta is not None:
-        with torch.no_grad():
-            model.log_theta.weight[1:, 0] = torch.log(moments.theta)
-    if start is not None or model.linear is not None:
+        if model.linear is not None and model.log_theta is not None:
+            with torch.no_grad():
+                model.log_theta.weight[1:, 0] = torch.log(moments.theta)
         match_means(model, read(np.random.default_rng([seed, 31]).permutation(rows)[:512]))
 
 
