@@ -52,7 +52,7 @@ def _rank(folder: Path, scores: pl.DataFrame) -> None:
     """Append the external scores to the run's, and their order to its rankings."""
     own = pl.read_parquet(folder / "rank/program_scores.parquet")
     rows = scores.rename({"standard_error": "score_sd"}).with_columns(evidence=pl.lit("measured"))
-    both = pl.concat([own, rows.select(own.columns).cast(own.schema)])
+    both = pl.concat([own, rows], how="diagonal_relaxed").select(own.columns).cast(own.schema)
     both.write_parquet(folder / "rank/program_scores.parquet")
     rankings = pl.read_parquet(folder / "rank/rankings.parquet")
     ordered = rows.sort("score", descending=True).with_row_index("rank", 1)
@@ -60,8 +60,10 @@ def _rank(folder: Path, scores: pl.DataFrame) -> None:
         direction=pl.lit("toward"), control_status=pl.lit("not_tested"),
         rank_low=pl.col("rank"), rank_high=pl.col("rank"),
     )  # fmt: skip
-    added = ordered.select(rankings.columns).cast(rankings.schema)
-    pl.concat([rankings, added]).write_parquet(folder / "rank/rankings.parquet")
+    both = pl.concat([rankings, ordered], how="diagonal_relaxed")
+    both.select(rankings.columns).cast(rankings.schema).write_parquet(
+        folder / "rank/rankings.parquet"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,11 @@ def test_every_shard_is_scored_and_no_candidate_twice(ran: Workplace) -> None:
     key = ["program", "context", "target_gene_id"]
     assert len(files) == 2
     assert scored.select(key).is_duplicated().sum() == 0
-    assert set(scored["target_gene_id"]) == set(screened["target_gene_id"])
+    decoys = pl.col("target_gene_id").str.starts_with("decoy_")
+    assert set(scored.filter(~decoys)["target_gene_id"]) == set(screened["target_gene_id"])
+    assert scored.filter(decoys)["target_gene_id"].n_unique() >= 20
+    shown = rows(ran, "select count(*) from targets where target_gene_id like 'decoy%'")
+    assert shown == [(0,)]
 
 
 def test_figures_are_drawn_and_logs_and_benchmarks_kept(ran: Workplace) -> None:

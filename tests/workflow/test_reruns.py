@@ -9,7 +9,7 @@ FIGURES = {f"plot_{name}" for name in (
 )}  # fmt: skip
 OF_SCORES = {"plot_volcano", "plot_ranking", "plot_heatmap", "plot_measured"}
 EVALUATED = {"evaluate", "plot_evaluation", "plot_targets"}
-RANKED = {"rank", "build_db"} | OF_SCORES
+RANKED = {"gate", "rank", "build_db"} | OF_SCORES
 SCREENED = EVALUATED | {
     "plan",
     "generate_control",
@@ -21,7 +21,7 @@ SCREENED = EVALUATED | {
 FLOWED = {"train_flow", "plot_loss"} | SCREENED | RANKED
 TRAINED = {"train_vae", "encode"} | FLOWED
 FITTED = {"fit_effects"} | TRAINED
-STORED = {"normalize", "measure"} | FITTED | FIGURES
+STORED = {"normalize", "measure", "load_external"} | FITTED | FIGURES
 ALL = {"simulate", "qc"} | STORED
 
 
@@ -37,7 +37,8 @@ def test_a_finished_run_has_nothing_to_do(finished: Workplace) -> None:
     ("values", "expected"),
     [
         ({"report": {"top": 7}}, {"build_db"} | FIGURES),
-        ({"rank": {"interval": 0.8}}, {"score", "measure", "evaluate"} | RANKED | FIGURES),
+        ({"rank": {"interval": 0.8}},
+         {"score", "measure", "load_external", "evaluate"} | RANKED | FIGURES),
         ({"screen": {"draws": 6}}, SCREENED | RANKED),
         ({"evaluate": {"min_cells": 5}}, EVALUATED),
         ({"flow": {"target_dropout": 0.3}}, FLOWED),
@@ -48,7 +49,7 @@ def test_a_finished_run_has_nothing_to_do(finished: Workplace) -> None:
         ({"simulate": {"cells": 2600}}, ALL),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)
+)  # fmt: skip
 def test_changed_setting_reruns_its_stage_and_what_follows(
     finished: Workplace, values: dict[str, object], expected: set[str]
 ) -> None:
@@ -58,7 +59,8 @@ def test_changed_setting_reruns_its_stage_and_what_follows(
 @pytest.mark.parametrize(
     ("path", "old", "new", "expected"),
     [
-        ("src/knockscreen/score/rank.py", "\n\n\n", "\n\n\nNEW = 1\n\n\n", RANKED),
+        ("src/knockscreen/score/rank.py", "\n\n\n", "\n\n\nNEW = 1\n\n\n",
+         {"load_external"} | RANKED),
         ("src/knockscreen/figures/style.py", "\n\n\n", "\n\n\nNEW = 1\n\n\n", FIGURES),
         ("src/knockscreen/store/schema.sql", "\n", "\n-- a remark\n", {"build_db"}),
         ("src/knockscreen/sampling.py", "\n\n\n", "\n\n\nNEW = 1\n\n\n",
