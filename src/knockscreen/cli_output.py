@@ -19,8 +19,8 @@ MISSING = "-"
 SIMULATED = "The input cells are simulated: no finding about real cells."
 SCORE = (
     "score: change of the program (weighted mean of log1p CP10k, knock-down minus control);"
-    " positive = toward it. \u00b1 and the ranks in brackets are the error of the simulation for"
-    " predicted rows (the model may err by more), the standard error for measured ones."
+    " positive = toward it. \u00b1 and the ranks in brackets hold the draws, the models and what"
+    " few training cells leave open for predicted rows, the standard error for measured ones."
 )
 EVIDENCE = (
     "predicted_seen: generated, the knock-down was in the training cells; predicted_unseen: it"
