@@ -97,6 +97,12 @@ def _inside(run, monkeypatch):
     monkeypatch.chdir(run)
 
 
+def read_arrays(path: str) -> dict[str, np.ndarray]:
+    """Return the arrays of a shard, its file closed: left open, it would warn in a later test."""
+    with np.load(path) as file:
+        return dict(file)
+
+
 def screen(folder: str, **changes) -> pl.DataFrame:
     """Plan, generate every shard, score and rank; return the rankings."""
     files = ["--plan", f"{folder}/plan.json"]
@@ -224,8 +230,8 @@ def test_shards_and_batches_do_not_change_the_rankings(rankings):
 
 def test_shards_of_seven_are_the_rows_of_one(run, rankings):
     screen("parts", shards=7)
-    whole = np.load("one/shards/0.npz")
-    parts = [np.load(f"parts/shards/{k}.npz") for k in range(7)]
+    whole = read_arrays("one/shards/0.npz")
+    parts = [read_arrays(f"parts/shards/{k}.npz") for k in range(7)]
     assert np.concatenate([p["candidate"] for p in parts]).tolist() == list(range(13))
     joined = np.concatenate([p["delta_mean"] for p in parts])
     assert np.array_equal(joined, whole["delta_mean"])
