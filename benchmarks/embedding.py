@@ -81,7 +81,10 @@ def train(store: CellStore, config: dict, options: argparse.Namespace) -> Transf
     training |= {"steps": options.steps, "validate_every": max(50, options.steps // 10)}
     training |= {"learning_rate": options.learning_rate, "ema_decay": options.ema}
     training |= {"batch_size": options.batch_size}
-    network = VaeSettings(VAE_SIZES[options.size], vae["input"], vae["dispersion"], vae["library"])
+    network = VaeSettings(
+        VAE_SIZES[options.size], vae["input"], vae["dispersion"], vae["library"],
+        linear=options.linear,
+    )  # fmt: skip
     cells = library_sizes(store, network.library)
     trained_as = VaeTraining(0.0, options.thinning)
     began = time.monotonic()
@@ -188,6 +191,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--genes", type=int, default=500)
+    parser.add_argument("--linear", type=int, default=0, help="components of the linear part")
     parser.add_argument("--thinning", type=float, default=0.0)
     parser.add_argument("--learning-rate", type=float, default=0.004)
     parser.add_argument("--ema", type=float, default=0.995)
