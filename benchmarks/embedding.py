@@ -34,7 +34,7 @@ from knockscreen.data.normalize import NormalizeStage, run_normalize
 from knockscreen.data.qc import QcStage, run_qc
 from knockscreen.embedding import GeneMatch, embed_chunks, embed_counts, match_genes
 from knockscreen.models.vae import VAE_SIZES, TransformerVAE, VaeSettings
-from knockscreen.score.programs import read_programs
+from knockscreen.score.program_files import read_programs
 from knockscreen.training.loop import TrainingSettings
 from knockscreen.training.vae import VaeTraining, fit_vae, library_sizes
 
