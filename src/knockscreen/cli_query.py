@@ -313,8 +313,9 @@ def controls(
     ]
     with closing(open_screen(db, run)) as screen:
         frame = screen.controls(program, context)
-        draw = lambda: out.by_context("positive controls", columns, frame)  # noqa: E731
-        emit(screen, format, frame, draw, [out.CONTROLS])
+        title = "positive controls"
+        notes = [out.CONTROLS]
+        emit(screen, format, frame, lambda: out.by_context(title, columns, frame), notes)
 
 
 def contexts(format: FormatOption = "table", db: DbOption = None, run: RunOption = None) -> None:

@@ -74,13 +74,12 @@ def reverse(
         given = read_signature(signature)
         frame = screen.reverse(given, context, n=n, mimic=mimic, by=by)
         title = f"knock-downs that {'make' if mimic else 'undo'} {signature.name}"
-        draw = lambda: out.by_context(title, columns, frame)  # noqa: E731
         unknown = place(screen.connection, given).unknown
         notes = [REVERSE, out.EVIDENCE]
         if unknown:
             names = ", ".join(unknown[:5]) + ", ..." * (len(unknown) > 5)
             notes.append(f"{len(unknown)} of {given.height} genes are not on the panel: {names}")
-        emit(screen, format, frame, draw, notes)
+        emit(screen, format, frame, lambda: out.by_context(title, columns, frame), notes)
 
 
 def score_programs(

@@ -123,7 +123,9 @@ def test_a_bad_value_names_its_own_gene_when_genes_were_reordered(tmp_path):
 
 
 def test_a_missing_file_and_a_file_that_is_not_an_h5ad_say_so(tmp_path):
-    with pytest.raises(DataError, match=r"nothing.h5ad does not exist; check data.files"):
+    with pytest.raises(
+        DataError, match=r"nothing.h5ad does not exist; check the path \(data.files"
+    ):
         opened(tmp_path / "nothing.h5ad")
     text = tmp_path / "a.h5ad"
     text.write_text("gene,cell\n")

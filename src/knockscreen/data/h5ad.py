@@ -29,7 +29,7 @@ def open_h5ad(path: Path) -> Iterator[h5py.File]:
         The file is missing, is not an h5ad, or is truncated.
     """
     if not path.is_file():
-        msg = f"counts file {path} does not exist; check data.files in the configuration."
+        msg = f"counts file {path} does not exist; check the path (data.files, for a screen)."
         raise DataError(msg)
     try:
         handle = h5py.File(path, "r")

@@ -79,11 +79,11 @@ def compare(
     """
     model = answers[MODEL]
     found = []
-    for method, answer in answers.items():
-        if method == MODEL:
+    others = [as_ceiling(a) if a.method == SPLIT_HALF else a for a in answers.values()]
+    for answer in others:
+        name = answer.method
+        if name == MODEL:
             continue
-        name = CEILING if method == SPLIT_HALF else method
-        answer = as_ceiling(answer) if method == SPLIT_HALF else answer  # noqa: PLW2901
         a, b = align(model, answer)
         for metric in METRICS:
             found.append(_row(metric, name, (model.values[metric][a], answer.values[metric][b]),
