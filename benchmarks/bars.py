@@ -7,7 +7,7 @@ The second prints the mean over seeds as Markdown; beside each baseline is, seed
 the model wins (+), ties (=) or loses (-) against it, from the 95 % interval over targets.
 
 demo    the simulated screen as it is
-deep    trained on as many cells, judged by 40,000: screened targets, 16 targets never trained on,
+deep    trained on fewer cells, judged by 22,000: screened targets, 16 targets never trained on,
         and every other target without one of its contexts
 thp1    real THP-1 cells, a quarter of them held out
 jurkat  real Jurkat cells, likewise
