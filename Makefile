@@ -48,6 +48,11 @@ $(BIN)/python:
 	$(PIP_INSTALL) -e '.[workflow,dev]'
 	@touch $@ .venv/.installed-screen
 
+.venv/.installed-bench: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing the peers that the benchmarks compare with"
+	$(PIP_INSTALL) -e '.[workflow,dev,bench]'
+	@touch $@ .venv/.installed-dev .venv/.installed-screen
+
 screen: .venv/.installed-screen
 	@$(BIN)/python workflow/scripts/unlock.py
 	@$(SNAKEMAKE) --quiet rules host reason || \
@@ -77,7 +82,7 @@ lint: .venv/.installed-dev
 schema: .venv/.installed-screen
 	$(BIN)/python -m knockscreen.config > workflow/schemas/config.schema.json
 
-bench: .venv/.installed-dev
+bench: .venv/.installed-bench
 	for script in database evaluate qc_memory rerank; do $(BIN)/python benchmarks/$$script.py; done
 
 clean:
