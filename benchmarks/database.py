@@ -4,9 +4,9 @@
 
 That is the full size, 133 million effects: minutes, and 9 GB of disk. The default of 1,200 targets
 is a tenth of it. ``first`` is a new connection to a file that the system has dropped from its
-cache; the peers answer the same two questions, the effects of one knock-down and the knock-downs
+cache. The peers answer the same two questions, the effects of one knock-down and the knock-downs
 that move one gene, from one sort order of the database alone, and from the Parquet files of the
-run through DuckDB. Verbs are timed as commands too, start included. CPU times are of all threads, so
+run through DuckDB. Verbs are timed as commands too, start included. CPU times are of all threads:
 no less than what a clock on the wall would show on an idle machine.
 """
 
