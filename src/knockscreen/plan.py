@@ -192,7 +192,9 @@ class Work:
 
 TABLE_JOBS = 15
 """Jobs after the cells besides scoring: measured effects, evaluation, gate, ranks, figures, ..."""
-SCORE, TABLES = 1e-6, 8e-6
+TABLE_STARTS = 1.6
+"""What such a job takes at least, in starts of a job that generates cells: most draw a figure."""
+SCORE, TABLES = 1e-6, 5e-6
 """Seconds per row of effects: of scoring, and of all tables after it (benchmarks/planner.py)."""
 
 
@@ -206,7 +208,7 @@ def job_seconds(work: Work, *, start: float, cell: float) -> dict[str, float]:
         "generate": work.shards * start + work.cells * cell,
         "generate_matched": start + work.matched * cell,
         "score": work.shards * start + work.effects * SCORE,
-        "tables": TABLE_JOBS * start + work.effects * TABLES,
+        "tables": TABLE_JOBS * TABLE_STARTS * start + work.effects * TABLES,
     }
 
 
