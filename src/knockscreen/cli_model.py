@@ -212,10 +212,16 @@ def train_flow(
         raise DataError(msg)
     start = None
     if config.init_from is not None:
-        start = transfer.FlowStart(expand_path(config.init_from), cells.vocabulary)
+        base = expand_path(config.init_from)
+        start = transfer.FlowStart(base, cells.vocabulary, gaussian=config.gaussian)
     _use_threads(config.training.workers)
-    dropout = config.condition_dropout, config.target_dropout
-    trained_as = training.FlowTraining(FLOW_SIZES[config.size], *dropout, code_digest("train_flow"))
+    trained_as = training.FlowTraining(
+        FLOW_SIZES[config.size],
+        config.condition_dropout,
+        config.target_dropout,
+        config.gaussian,
+        code_digest("train_flow"),
+    )
     model, progress = training.fit_flow(
         cells,
         values,
