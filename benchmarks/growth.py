@@ -4,8 +4,8 @@
 
 Simulated screens are taken through the verbs of the command line, each in a process of its own that
 has its imports behind it: CPU seconds on one thread, and peak memory above that of the imports. One
-axis grows at a time from 3,000 cells, 250 genes, 20 knock-downs and 2 contexts. Networks are tiny
-and training is 20 steps: what a step, a cell or a row costs does not depend on how many there are.
+axis grows at a time from 2,000 cells, 200 genes, 16 knock-downs and 2 contexts. Networks are tiny
+and training is 10 steps: what a step, a cell or a row costs does not depend on how many there are.
 ``slope`` is the exponent of the cost, fitted to logarithms over the sizes: 0 does not grow, 1 grows
 in proportion. ``--record`` writes ``docs/growth.tsv``, and from it ``docs/figures/growth.png`` and
 the table of ``docs/performance.md``; ``--draw`` does the last two alone.
@@ -13,12 +13,13 @@ the table of ``docs/performance.md``; ``--draw`` does the last two alone.
 
 import argparse
 import csv
+import datetime as dt
 import gc
 import importlib
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ from knockscreen.figures.style import CATEGORIES, GREY, Page, house_style, new_f
 
 RESULTS = ROOT / "docs" / "growth.tsv"
 START, END = "<!-- growth: start -->", "<!-- growth: end -->"
-BASE = {"cells": 3000, "genes": 250, "knock-downs": 20, "contexts": 2}
+BASE = {"cells": 2000, "genes": 200, "knock-downs": 16, "contexts": 2}
 STAGES = ("qc", "normalize", "train-vae", "encode", "train-flow", "generate-shard", "score", "rank",
           "build-db")  # fmt: skip
 LOADED = (
@@ -55,7 +56,7 @@ def configuration(size: dict[str, int], folder: Path) -> Path:
     values["screen"].update(candidates="measured", shards=1)
     values["rank"]["random_programs"] = 0
     for model in ("vae", "flow"):
-        values[model]["training"].update(steps=20, validate_every=1000, workers=1)
+        values[model]["training"].update(steps=10, validate_every=1000, workers=1)
     values["programs"]["file"] = str(ROOT / "config/programs.tsv")
     values["gate"]["controls"] = str(ROOT / "config/controls.tsv")
     path = folder / "config.yaml"
@@ -123,8 +124,8 @@ def measure(words: list[str], log: Path) -> tuple[float, float]:
     return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024 - before / 2**20
 
 
-def grow(times: Sequence[int]) -> list[dict[str, object]]:
-    """Measure every stage at every size. Returns one row per axis, factor and stage."""
+def grow(times: Sequence[int], keep: Callable[[list[dict[str, object]]], None]) -> None:
+    """Measure every stage at every size; ``keep`` the rows after each, of axis, factor and stage."""
     for name in LOADED:
         importlib.import_module(f"knockscreen.{name}")
     rows: list[dict[str, object]] = []
@@ -133,6 +134,7 @@ def grow(times: Sequence[int]) -> list[dict[str, object]]:
         for factor in times:
             if factor == 1 and base:
                 rows += [row | {"axis": axis, "size": start} for row in base]
+                keep(rows)
                 continue
             with tempfile.TemporaryDirectory() as name:
                 folder = Path(name)
@@ -145,8 +147,8 @@ def grow(times: Sequence[int]) -> list[dict[str, object]]:
                     mine.append(about | {"seconds": round(seconds, 3), "mb": round(megabytes)})
             base = base or mine
             rows += mine
+            keep(rows)
             print(axis, factor, {row["stage"]: row["seconds"] for row in mine}, flush=True)
-    return rows
 
 
 def slope(factors: Sequence[float], costs: Sequence[float]) -> float:
@@ -235,18 +237,20 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write table and figure of docs/")
     parser.add_argument("--draw", action="store_true", help="only draw what was recorded")
     options = parser.parse_args()
-    if not options.draw:
-        import datetime as dt
+    where = {"machine": machine(), "date": dt.datetime.now(dt.UTC).date().isoformat()}
 
-        rows = grow(options.times)
-        if not options.record:
-            return
-        where = {"machine": machine(), "date": dt.datetime.now(dt.UTC).date().isoformat()}
-        with RESULTS.open("w", newline="") as handle:
-            writer = csv.DictWriter(handle, [*rows[0], *where], delimiter="\t", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(row | where for row in rows)
-    publish()
+    def keep(rows: list[dict[str, object]]) -> None:
+        if options.record:
+            with RESULTS.open("w", newline="") as handle:
+                fields = [*rows[0], *where]
+                writer = csv.DictWriter(handle, fields, delimiter="\t", lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(row | where for row in rows)
+
+    if not options.draw:
+        grow(options.times, keep)
+    if options.draw or options.record:
+        publish()
 
 
 if __name__ == "__main__":

@@ -169,19 +169,19 @@ def draw(rows: list[dict[str, str]]) -> Figure:
     )
     figure = new_figure(7.2, 3.2, page)
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
-    intensity = np.geomspace(0.5, 2000, 100)
+    intensity = np.geomspace(0.5, 200, 100)
     left.plot(intensity, np.minimum(peaks[GEMM], intensity * peaks[COPY]), color=GREY)
     points = [row for row in rows if row["kind"] == "network"]
     x = np.array([float(row["intensity"]) for row in points])
     y = np.array([float(row["rate"]) for row in points])
     left.plot(x, y, "o", color=VERMILION, markersize=5)
     left.set(xscale="log", yscale="log", xlabel="FLOP per byte", ylabel="GFLOP/s")
-    left.set_ylim(1, 2 * peaks[GEMM])
+    left.set(xlim=(0.5, 200), ylim=(10, 2 * peaks[GEMM]))
     place_labels(left, x, y, {i: row["stage"] for i, row in enumerate(points)})
     bars = [row for row in rows if row["kind"] == "data"]
     right.barh([row["stage"] for row in bars], [float(row["rate"]) for row in bars], color=BLUE)
     right.axvline(peaks[COPY], color=GREY, linestyle="--", linewidth=0.9)
-    right.set(xlabel="GB/s of counts and batches; dashed: copy", xscale="log")
+    right.set(xlabel="GB/s; dashed: copy", xscale="log", xlim=(0.01, 2 * peaks[COPY]))
     return figure
 
 
