@@ -125,7 +125,7 @@ def measure(words: list[str], log: Path) -> tuple[float, float]:
 
 
 def grow(times: Sequence[int], keep: Callable[[list[dict[str, object]]], None]) -> None:
-    """Measure every stage at every size; ``keep`` the rows after each, of axis, factor and stage."""
+    """Measure every stage at every size; ``keep`` the rows so far after each."""
     for name in LOADED:
         importlib.import_module(f"knockscreen.{name}")
     rows: list[dict[str, object]] = []
