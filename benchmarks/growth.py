@@ -124,13 +124,16 @@ def measure(words: list[str], log: Path) -> tuple[float, float]:
     return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024 - before / 2**20
 
 
-def grow(times: Sequence[int], keep: Callable[[list[dict[str, object]]], None]) -> None:
+def grow(
+    axes: Sequence[str], times: Sequence[int], keep: Callable[[list[dict[str, object]]], None]
+) -> None:
     """Measure every stage at every size; ``keep`` the rows so far after each."""
     for name in LOADED:
         importlib.import_module(f"knockscreen.{name}")
     rows: list[dict[str, object]] = []
     base: list[dict[str, object]] = []
-    for axis, start in BASE.items():
+    for axis in axes:
+        start = BASE[axis]
         for factor in times:
             if factor == 1 and base:
                 rows += [row | {"axis": axis, "size": start} for row in base]
@@ -218,10 +221,17 @@ def table(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def recorded() -> list[dict[str, str]]:
+    """Return the rows of earlier runs."""
+    if not RESULTS.exists():
+        return []
+    with RESULTS.open(newline="") as handle:
+        return list(csv.DictReader(handle, delimiter="\t"))
+
+
 def publish() -> None:
     """Draw the figure and write the table from what was recorded."""
-    with RESULTS.open(newline="") as handle:
-        rows = list(csv.DictReader(handle, delimiter="\t"))
+    rows = recorded()
     (ROOT / "docs/figures/growth.png").write_bytes(render(draw(rows), "png"))
     before, _, rest = PAGE.read_text().partition(START)
     _, _, after = rest.partition(END)
@@ -234,6 +244,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--times", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--axes", nargs="+", default=list(BASE), choices=list(BASE))
     parser.add_argument("--record", action="store_true", help="write table and figure of docs/")
     parser.add_argument("--draw", action="store_true", help="only draw what was recorded")
     options = parser.parse_args()
@@ -241,14 +252,15 @@ def main() -> None:
 
     def keep(rows: list[dict[str, object]]) -> None:
         if options.record:
+            others = [row for row in recorded() if row["axis"] not in options.axes]
             with RESULTS.open("w", newline="") as handle:
                 fields = [*rows[0], *where]
                 writer = csv.DictWriter(handle, fields, delimiter="\t", lineterminator="\n")
                 writer.writeheader()
-                writer.writerows(row | where for row in rows)
+                writer.writerows([*others, *(row | where for row in rows)])
 
     if not options.draw:
-        grow(options.times, keep)
+        grow(options.axes, options.times, keep)
     if options.draw or options.record:
         publish()
 
