@@ -154,6 +154,12 @@ def grow(
             print(axis, factor, {row["stage"]: row["seconds"] for row in mine}, flush=True)
 
 
+def measured(rows: list[dict[str, str]]) -> list[str]:
+    """Return the axes along which there are at least two sizes, in order."""
+    sizes = {axis: {row["size"] for row in rows if row["axis"] == axis} for axis in BASE}
+    return [axis for axis, found in sizes.items() if len(found) > 1]
+
+
 def slope(factors: Sequence[float], costs: Sequence[float]) -> float:
     """Return the exponent of a cost over factors, fitted to logarithms.
 
@@ -164,7 +170,7 @@ def slope(factors: Sequence[float], costs: Sequence[float]) -> float:
 
 
 def series(rows: list[dict[str, str]], axis: str, stage: str, key: str) -> tuple[list, list]:
-    """Return the factors and the costs of one stage along one axis."""
+    """Return the factors and the costs of one stage along one axis; of an axis of BASE."""
     mine = [row for row in rows if row["axis"] == axis and row["stage"] == stage]
     return [float(row["factor"]) for row in mine], [float(row[key]) for row in mine]
 
@@ -177,10 +183,11 @@ def draw(rows: list[dict[str, str]]) -> Figure:
         "CPU seconds on one thread, imports not counted; dashed: in proportion to the size",
         "python benchmarks/growth.py",
     )
+    axes = measured(rows)
     figure = new_figure(7.2, 5.2, page)
     panels = figure.subplots(2, 2, sharey=True)
     colours = dict(zip(STAGES, [*CATEGORIES, "#22262b"], strict=True))
-    for ax, axis in zip(panels.ravel(), BASE, strict=True):
+    for ax, axis in zip(panels.ravel(), axes, strict=False):
         for stage in STAGES:
             factors, seconds = series(rows, axis, stage, "seconds")
             ax.plot([f * BASE[axis] for f in factors], seconds, marker="o", markersize=3,
@@ -200,15 +207,18 @@ def draw(rows: list[dict[str, str]]) -> Figure:
 
 def table(rows: list[dict[str, str]]) -> str:
     """Return the Markdown table: seconds at the ends, the exponents of time and the peak memory."""
-    most = max(int(row["factor"]) for row in rows)
-    grown, peaks = (" | ".join(f"{axis} {most}x{end}" for axis in BASE) for end in (" (slope)", ""))
+    axes = measured(rows)
+    most = {axis: series(rows, axis, "qc", "factor")[0][-1] for axis in axes}
+    grown, peaks = (
+        " | ".join(f"{axis} {most[axis]:.0f}x{end}" for axis in axes) for end in (" (slope)", "")
+    )
     lines = [
         f"| stage | CPU s at 1x | {grown} | MB at 1x | {peaks} |",
-        f"|---|{'--:|' * (2 + 2 * len(BASE))}",
+        f"|---|{'--:|' * (2 + 2 * len(axes))}",
     ]
     for stage in STAGES:
         cells, memory = [], []
-        for axis in BASE:
+        for axis in axes:
             factors, seconds = series(rows, axis, stage, "seconds")
             _, megabytes = series(rows, axis, stage, "mb")
             cells.append(f"{seconds[-1]:.2f} ({slope(factors, seconds):.2f})")
