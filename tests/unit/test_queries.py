@@ -211,7 +211,7 @@ def test_what_is_not_there_is_one_sentence(screen: Screen, case: str) -> None:
 def test_sql_reads(screen: Screen) -> None:
     frame = screen.sql("select sum(n_cells) as n, 1.5 as x from contexts where not is_pooled")
     assert frame.rows() == [(40, 1.5)]
-    assert screen.sql("describe rankings").height == 21
+    assert screen.sql("describe rankings").height == 25
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_another_schema_version_is_refused(tmp_path: Path, database: Path) -> No
     (tmp_path / "screen.duckdb").write_bytes(database.read_bytes())
     with duckdb.connect(tmp_path / "screen.duckdb") as connection:
         connection.execute("update runs set schema_version = 99")
-    with pytest.raises(DatabaseError, match="schema version 99, this knockscreen reads 4"):
+    with pytest.raises(DatabaseError, match="schema version 99, this knockscreen reads 5"):
         Screen(tmp_path)
 
 

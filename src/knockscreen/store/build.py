@@ -29,6 +29,7 @@ RANKING_COLUMNS = (
     "program", "context", "target_gene", "target_gene_id", "direction", "rank", "rank_low",
     "rank_high", "score", "score_sd", "p_value", "fdr", "evidence", "control_status", "n_genes",
     "n_decoys", "program_specificity_p", "direction_p", "donor_concordance", "donor_sd", "source",
+    "guide_concordance", "replicate_p_value", "replicate_fdr", "tau",
 )  # fmt: skip
 SCORE_COLUMNS = (
     "program", "context", "target_gene_id", "target_gene", "evidence", "score", "score_sd",
