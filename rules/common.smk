@@ -18,7 +18,7 @@ wildcard_constraints:
 
 FIGURES = [
     *["qc", "loss", "cells", "volcano", "ranking", "heatmap", "measured"],
-    *["evaluation", "targets"],
+    *["calibration", "evaluation", "targets"],
 ]
 
 
