@@ -32,11 +32,12 @@ from numpy.typing import NDArray
 
 from knockscreen.artifacts import atomic, read_json
 from knockscreen.config import GateConfig, ProgramsConfig, Section
-from knockscreen.errors import DataError, suggest
+from knockscreen.errors import DataError
 from knockscreen.names import Direction, Evidence
 from knockscreen.score.metrics import average_precision
 from knockscreen.score.program_null import ControlEffects, read_control_effects
 from knockscreen.score.programs import ProgramMatrix
+from knockscreen.score.text_tables import missing_column, read_text_table
 from knockscreen.score.verdicts import (
     CONTROLS,
     EXPLORATORY,
@@ -83,20 +84,11 @@ def read_controls(path: Path | str) -> pl.DataFrame:
         The file is missing or no table, lacks a column, names a control twice, or gives a direction
         that is neither toward nor away.
     """
-    path = Path(path)
-    if not path.is_file():
-        msg = f"control file '{path}' does not exist; set gate.controls to a TSV of {COLUMNS}."
-        raise DataError(msg)
-    try:
-        table = pl.read_csv(path, separator="\t", infer_schema=False, comment_prefix="#")
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        msg = f"control file '{path}' is not a TSV table: {str(error).splitlines()[0]}."
-        raise DataError(msg) from error
+    instead = f"set gate.controls to a TSV of {', '.join(COLUMNS)}"
+    table = read_text_table(path, "control file", instead)
     for column in COLUMNS:
         if column not in table.columns:
-            near = suggest(column, table.columns)
-            msg = f"control file '{path}' has no column '{column}'{near}."
-            raise DataError(msg)
+            raise DataError(missing_column(f"control file '{path}'", [column], table.columns))
     table = table.select(pl.col(name).str.strip_chars() for name in COLUMNS)
     for program, gene, direction, _ in table.iter_rows():
         if direction not in set(Direction):
