@@ -189,6 +189,11 @@ REFUSED = {
         "match: donor=D1,time=Rest, donor=D1,time=Stim8hr",
     ),
     "unknown target": (lambda s: s.show("FOXP33"), "unknown target 'FOXP33'; nearest: FOXP3"),
+    "nothing near": (
+        lambda s: s.show("XYZZY9"),
+        'unknown target \'XYZZY9\'; knockscreen sql "select target_gene from targets" lists',
+    ),
+    "no gene near": (lambda s: s.movers("XYZZY9"), 'sql "select gene from genes" lists'),
     "filtered": (lambda s: s.show("il2ra"), "IL2RA .*filtered .*few_cells in 4 contexts"),
     "not expressed": (lambda s: s.explain("GAPDH", "Treg"), "GAPDH was not .*not_expressed"),
     "not in library": (lambda s: s.show("TBX21"), "TBX21 was not screened: not_in_library"),

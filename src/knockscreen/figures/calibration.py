@@ -1,5 +1,7 @@
 """Are p-values what they say: scores of knock-downs beside their decoys, and p-values in order."""
 
+import textwrap
+
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
@@ -18,10 +20,11 @@ UNITS = {
     Evidence.PREDICTED_SEEN: "score (mean log1p CP10k change)",
     Evidence.MEASURED: "score, in units of its own error",
 }
-HEADINGS = {
-    Evidence.PREDICTED_SEEN: "Predicted",
-    Evidence.MEASURED: "Measured",
-}
+HEADINGS = {Evidence.PREDICTED_SEEN: "Predicted", Evidence.MEASURED: "Measured"}
+LABELS = {Direction.TOWARD: "toward the program", Direction.AWAY: "away from the program"}
+SIZES = {Direction.TOWARD: 5.6, Direction.AWAY: 3.4}
+NAMED = 10
+"""Knock-downs named in each direction at most."""
 
 
 @style.house_style
@@ -100,15 +103,30 @@ def _p_values(ax: Axes, rows: pl.DataFrame) -> None:
         if direction == Direction.TOWARD:
             low, high = (-np.log10(beta.ppf(q, place, n + 1 - place)) for q in (0.975, 0.025))
             ax.fill_between(expected, low, high, color=style.FAINT, linewidth=0)
-        ax.plot(expected, found, "o", ms=3.6, color=colour, label=f"{direction.value} the program")
-        named = (part["fdr"] <= CALLED).fill_null(value=False).to_list()
-        names = part["target_gene"].to_list()
-        labels = {i: names[i] for i in range(n) if named[i]}
-        style.place_labels(ax, expected, found, dict(list(labels.items())[:8]))
+        face = colour if direction == Direction.AWAY else "none"
+        ax.plot(
+            expected, found, "o", ms=SIZES[direction], mec=colour, mfc=face,
+            label=LABELS[direction],
+        )  # fmt: skip
         largest = max(largest, float(expected[0]), float(found.max()))
     ax.plot([0, largest], [0, largest], color=style.GREY, linewidth=0.8)
+    _name(ax, _called(tested))
     ax.set_xlim(0, 1.08 * largest)
-    ax.set_ylim(0, 1.12 * largest)
+    ax.set_ylim(0, 1.3 * largest)
     ax.set_xlabel("expected −log10 p")
     ax.set_ylabel("found −log10 p")
     ax.legend(loc="lower right")
+
+
+def _name(ax: Axes, called: pl.DataFrame) -> None:
+    """Name the knock-downs that stand out, the most extreme first."""
+    for place, direction in enumerate(Direction):
+        part = called.filter(pl.col("direction") == direction)
+        names = part.sort(pl.col("value").abs(), descending=True)["target_gene"].to_list()
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        if names:
+            text = "\n".join(textwrap.wrap(", ".join(names[:NAMED]) + more, 34))
+            ax.annotate(
+                text, (0.02, 0.98 - 0.5 * place * (called["direction"].n_unique() > 1)),
+                xycoords="axes fraction", va="top", fontsize=8, color=COLOURS[direction],
+            )  # fmt: skip
