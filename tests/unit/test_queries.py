@@ -191,7 +191,7 @@ REFUSED = {
     "unknown target": (lambda s: s.show("FOXP33"), "unknown target 'FOXP33'; nearest: FOXP3"),
     "nothing near": (
         lambda s: s.show("XYZZY9"),
-        'unknown target \'XYZZY9\'; knockscreen sql "select target_gene from targets" lists',
+        "unknown target 'XYZZY9'; knockscreen sql \"select target_gene from targets\" lists",
     ),
     "no gene near": (lambda s: s.movers("XYZZY9"), 'sql "select gene from genes" lists'),
     "filtered": (lambda s: s.show("il2ra"), "IL2RA .*filtered .*few_cells in 4 contexts"),

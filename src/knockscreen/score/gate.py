@@ -13,7 +13,7 @@ kind of evidence:
   the AUROC, ``(b + 1) / (n + 1)``. The units are knock-downs: generated cells are free.
 
 - ``program_p``: share of random programs that the controls move as far in their directions
-  (:mod:`knockscreen.score.program_null`). Controls of one pathway move together, so that a random
+  (:mod:`knockscreen.score.control_effects`). Controls of one pathway move together, so that a random
   program may have a high AUROC as well; it does not have the size.
 
 A program passes in a context if AUROC, sign and both p reach their settings, and stays
@@ -34,9 +34,10 @@ from knockscreen.artifacts import atomic, read_json
 from knockscreen.config import GateConfig, ProgramsConfig, Section
 from knockscreen.errors import DataError
 from knockscreen.names import Direction, Evidence
+from knockscreen.score.control_effects import ControlEffects, read_control_effects
 from knockscreen.score.metrics import average_precision
-from knockscreen.score.program_null import ControlEffects, read_control_effects
 from knockscreen.score.programs import ProgramMatrix
+from knockscreen.score.random_programs import control_background
 from knockscreen.score.text_tables import missing_column, read_text_table
 from knockscreen.score.verdicts import (
     CONTROLS,
@@ -256,11 +257,12 @@ def gate_program(
     of_program = controls.filter(pl.col("program") == program).drop("program")
     control_rows, gates = [pl.DataFrame(schema=CONTROLS)], []
     scores = scores.drop_nulls("score").sort("context", "evidence", "target_gene_id")
+    p_values = effects.p_values(program) if effects is not None and len(of_program) else None
     for (context,), part in scores.group_by("context", maintain_order=True):
         for evidence, rows in _kinds(part).items():
             null = None
-            if effects is not None:
-                null = partial(effects.p_value, program, str(context), evidence)
+            if p_values is not None:
+                null = partial(p_values, str(context), evidence)
             found, gate = gate_context(rows, of_program, settings, null)
             key = {"program": program, "context": context, "evidence": evidence}
             if evidence != PREDICTED:
@@ -281,7 +283,7 @@ def effects_of_controls(
     predicted: Sequence[Path],
     measured: Path | None,
 ) -> ControlEffects:
-    """Return the effects of every control of a run, and the expression of its panel."""
+    """Return the effects of every control of a run, and what control cells say of its panel."""
     described = {gene["gene_id"]: gene["gene"] for gene in read_json(store / "store.json")["genes"]}
     targets = {
         target["target_gene_id"]: target["target_gene"]
@@ -289,10 +291,8 @@ def effects_of_controls(
     }
     named = set(controls["gene"])
     ids = [i for i, name in (described | targets).items() if i in named or name in named]
-    panel = pl.read_parquet(store / "panel.parquet", columns=["gene_id", "mean"])
-    known = dict(panel.iter_rows())
-    mean = np.array([known.get(gene_id) or 0.0 for gene_id in programs.gene_ids])
-    return read_control_effects(predicted, measured, ids, programs, mean)
+    background = control_background(store, programs)
+    return read_control_effects(predicted, measured, ids, programs, background)
 
 
 def write_gates(

@@ -142,7 +142,7 @@ comment on column gates.auprc is 'average precision of the controls, per directi
 comment on column gates.auprc_chance is 'what auprc is by chance: the share of controls; NULL if not tested';
 comment on column gates.sign_share is 'share of controls whose score has the published sign; NULL if not tested';
 comment on column gates.permutation_p is 'share of random sets of as many knock-downs that reach the auroc, (b+1)/(n+1): over knock-downs, never over cells; NULL if not tested';
-comment on column gates.program_p is 'share of random programs (same weights, other genes of like expression) that the controls move as far in their directions, (b+1)/(n+1); NULL if not tested, or the gate was run without effects';
+comment on column gates.program_p is 'share of random programs (same weights, other genes of like expression, as co-expressed) that the controls move as far in their directions, (b+1)/(n+1); NULL if not tested, or the gate was run without effects';
 
 create table positive_controls (
     program varchar, context varchar, evidence varchar, target_gene varchar,
