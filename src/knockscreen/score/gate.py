@@ -13,8 +13,8 @@ kind of evidence:
   the AUROC, ``(b + 1) / (n + 1)``. The units are knock-downs: generated cells are free.
 
 - ``program_p``: share of random programs that the controls move as far in their directions
-  (:mod:`knockscreen.score.control_effects`). Controls of one pathway move together, so that a random
-  program may have a high AUROC as well; it does not have the size.
+  (:mod:`knockscreen.score.control_effects`). Controls of one pathway move together, so that a
+  random program may have a high AUROC as well; it does not have the size.
 
 A program passes in a context if AUROC, sign and both p reach their settings, and stays
 ``exploratory`` everywhere if it fails in more than half of the contexts that are reported (the
