@@ -108,6 +108,12 @@ def controls_file(wildcards):
     return existing(config["gate"]["controls"], "gate.controls")
 
 
+def annotations_file(wildcards):
+    """The table of what the user knows of genes, if any."""
+    file = config["annotations"]["file"]
+    return [existing(file, "annotations.file")] if file else []
+
+
 def external_files(wildcards):
     """The measured tables from elsewhere that the configuration names."""
     files = [table["file"] for table in config["external"]]

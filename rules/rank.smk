@@ -94,6 +94,7 @@ rule build_db:
         metrics="results/{run}/evaluate/metrics.parquet",
         summary="results/{run}/evaluate/summary.parquet",
         programs=program_files,
+        annotations=annotations_file,
     output:
         database="results/{run}/screen.duckdb",
     log:
