@@ -136,3 +136,17 @@ def test_guides_are_averaged_over_the_contexts_pooled(tmp_path):
     found = dict(scores.select("context", "guide_concordance").iter_rows())
     assert found["time=Rest"] == 1
     assert found["donor=D1,time=Rest"] == 0.5
+
+
+def test_too_few_control_cells_give_no_decoys(tmp_path, caplog):
+    """Twelve cells are half of 24; the usual target of twelve and more has no like of it."""
+    store = screen(tmp_path / "store", controls=20)
+    with caplog.at_level("WARNING"):
+        *_, decoys = measure(store, tmp_path)
+    assert decoys.is_empty()
+    assert (
+        "time=Rest: too few control cells for decoys like the knock-downs (20 cells, not 30)"
+        in (caplog.text)
+    )
+    *_, decoys = measure(screen(tmp_path / "large", controls=100), tmp_path / "b")
+    assert decoys["context"].n_unique() == 3

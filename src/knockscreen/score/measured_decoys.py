@@ -11,9 +11,11 @@ taken out of them as far as it explains their common shift (:mod:`knockscreen.sc
 
 Real cells are not denoised: a score over ten cells is noisier than one over three hundred. So
 scores are counted in units of ``own_error``, their error without that of the control, of targets
-and decoys alike by :func:`knockscreen.score.replicates.judge`.
+and decoys alike by :func:`knockscreen.score.replicates.judge`. Where control cells are too few for
+decoys of the size of targets there are none (:func:`alike_in_cells`).
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,6 +39,10 @@ from knockscreen.score.replicates import (
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+log = logging.getLogger(__name__)
+
+LEAST_SHARE = 0.8
+"""Cells of the usual decoy, as a share of those of the usual target, that it needs."""
 DECOYS: dict[str, type[pl.DataType]] = {
     "program": pl.String,
     "context": pl.String,
@@ -190,6 +196,30 @@ def own_error(
     return np.where(np.isnan(error), over_cells, error)
 
 
+def alike_in_cells(cells: StoredCells, n: Ints, groups: dict[str, list[int]]) -> NDArray[np.bool_]:
+    """Return in which contexts (X,) decoys of ``n`` (J, X) cells have the cells of real targets.
+
+    A decoy takes half of a context's control cells at most. Where that is less than targets have,
+    its wells or guides hold too few cells to show how much these differ, and targets, whose units
+    hold many, would all seem to stand out.
+    """
+    real = cells.target > 0
+    shape = (len(cells.target_gene_ids), len(cells.contexts))
+    of_target = np.zeros(shape)
+    np.add.at(of_target, (cells.target[real], cells.context[real]), 1)
+    fit = np.ones(len(groups), dtype=bool)
+    for x, (name, members) in enumerate(groups.items()):
+        sums = of_target[:, members].sum(axis=1)
+        usual, wanted = (np.median(a[a > 0]) if (a > 0).any() else 0.0 for a in (n[:, x], sums))
+        fit[x] = usual >= LEAST_SHARE * wanted
+        if not fit[x]:
+            log.warning(
+                "%s: too few control cells for decoys like the knock-downs (%d cells, not %d), so "
+                "measured scores have no p-value against decoys there", name, usual, wanted,
+            )  # fmt: skip
+    return fit
+
+
 def decoy_table(
     cells: StoredCells,
     programs: ProgramMatrix,
@@ -204,6 +234,7 @@ def decoy_table(
         return pl.DataFrame(schema=DECOYS)
     control = control_scores(cells, programs, unit)
     score, error, n = decoy_scores(control, decoys, list(groups.values()))
+    n[:, ~alike_in_cells(cells, n, groups)] = 0
     j, x, p = np.nonzero(np.repeat(n[:, :, None] > 0, score.shape[2], axis=2))
     frame = pl.DataFrame(
         {
