@@ -128,7 +128,7 @@ def test_conditions_are_dropped_independently_so_each_is_learned_without_the_oth
     contexts, target = torch.zeros(1, 2, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
     features = torch.ones(5, planted.width)
     loss = FlowLoss(torch.zeros(1, 1, 1), contexts, target, features, settings)
-    loss(spy, np.zeros(n, dtype=np.int64), torch.Generator().manual_seed(0))
+    list(loss(spy, np.zeros(n, dtype=np.int64), torch.Generator().manual_seed(0)))
     donor = spy.seen.contexts[:, 0] == spy.settings.levels[0]
     time = spy.seen.contexts[:, 1] == spy.settings.levels[1]
     target = spy.seen.target == spy.null_target()

@@ -1,5 +1,6 @@
 """Training of the flow: latents under contexts and knock-downs."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -84,8 +85,8 @@ class FlowLoss:
 
     def __call__(
         self, net: VelocityNet, rows: NDArray[np.int64], generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        """Return the mean squared error of the velocity, over tokens and dimensions."""
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yield the mean squared error of the velocity, over tokens and dimensions."""
         device = self.latents.device
         index = torch.from_numpy(rows).to(device)
         n = len(rows)
@@ -112,7 +113,7 @@ class FlowLoss:
         t = torch.rand(n, generator=generator, device=device)
         xt, velocity = interpolate(x0, x1, t)
         predicted = net(xt, t, Condition(contexts, code, features))
-        return {"loss": (predicted.float() - velocity).square().mean()}
+        yield {"loss": (predicted.float() - velocity).square().mean()}
 
 
 def fit_flow(
