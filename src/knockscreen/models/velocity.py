@@ -67,6 +67,16 @@ class Condition:
         return Condition(self.contexts[index], self.target[index], features)
 
 
+def join(conditions: list[Condition]) -> Condition:
+    """Return the rows of several conditions, one after the other."""
+    features = [c.features for c in conditions if c.features is not None]
+    return Condition(
+        torch.cat([c.contexts for c in conditions]),
+        torch.cat([c.target for c in conditions]),
+        torch.cat(features) if features else None,
+    )
+
+
 class VelocityNet(nn.Module):
     """v(x_t, t, condition): (B, L, D) -> (B, L, D)."""
 
