@@ -2,19 +2,22 @@
 
 import itertools
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from fixtures import straight
-from fixtures.models import tiny_store
+from fixtures.models import FLOW, tiny_store, training
+from knockscreen.config import read_config
 from knockscreen.data.cells import CellStore
 from knockscreen.models import vae as models
 from knockscreen.models.vae import VAE_SIZES, Batch, TransformerVAE, VaeSettings
 from knockscreen.models.velocity import FLOW_SIZES, Condition, VelocityNet, VelocitySettings
 from knockscreen.nn.likelihood import nb_log_prob, nb_sum_log_prob
-from knockscreen.training import vae
+from knockscreen.training import effect, flow, vae
 
 GENES, CELLS = 60, 9
 SEEDS = [0, 1, 2]
@@ -186,3 +189,32 @@ def test_velocity_and_its_gradient_are_the_plain_ones(seed):
     for name, plain in found[1].items():
         size = max(1.0, float(plain.abs().max()))
         torch.testing.assert_close(found[0][name], plain, atol=1e-4 * size, rtol=0, msg=name)
+
+
+def test_long_trainings_are_worth_compiling_by_their_arithmetic_and_the_demo_is_not():
+    config = read_config(str(Path(__file__).parents[2] / "config/config.yaml")).flow
+    settings = training(steps=config.training.steps, batch_size=config.training.batch_size)
+    net = VelocityNet(VelocitySettings(FLOW_SIZES["small"], 17, 16, (4, 3), 100, 32))
+    assert config.compile == "auto"
+    assert not flow.worth_compiling(net, settings)
+    assert flow.worth_compiling(net, replace(settings, steps=20 * settings.steps))
+
+
+def test_compiled_training_is_the_plain_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    store = CellStore.open(tiny_store(tmp_path))
+    effects = effect.fit_effects(
+        store, features="coexpression", feature_dims=4, rank=2, keep_cells=300
+    )
+    latents = np.random.default_rng(0).standard_normal((len(store), 8, 8))
+    found = []
+    for compiling in ("never", "always"):
+        model, progress = flow.fit_flow(
+            store, latents, FLOW, training(), effects, seed=1, compiling=compiling
+        )
+        found.append((model.net.state_dict(), progress.history))
+    for name, plain in found[0][0].items():
+        torch.testing.assert_close(found[1][0][name], plain, msg=name)
+    assert [row["loss"] for row in found[1][1]] == pytest.approx(
+        [row["loss"] for row in found[0][1]]
+    )

@@ -334,7 +334,7 @@ def encode_store(
     output: NDArray[np.floating],
     *,
     effects: EffectModel | None = None,
-    batch: int = 64,
+    batch: int = 128,
 ) -> None:
     """Write the latent mean of every cell, then of every cell of a decoy, into ``output``.
 
