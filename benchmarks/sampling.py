@@ -6,7 +6,7 @@ The reference's way: guidance of weight 1 as null + 1 (conditional - null) on a 
 same cells, so that four passes of the network give one useful velocity, under adaptive dopri5 at
 rtol 1e-3 and atol 1e-6, 64 cells at a time. Ours: one pass, and AB2 on a cosine grid or RK4 with
 the fewest evaluations whose errors are no larger than those of Euler with 50 steps, of a cell's
-expected log1p CP10k and of the effects (both RMSE), against dopri5 at rtol 1e-6 from the same noise.
+expected log1p CP10k and of the effects (RMSE), against dopri5 at rtol 1e-6 from the same noise.
 Cost is counted in passes of a row through the network per cell, and timed in CPU seconds of one
 thread, of the latents alone; what decoding and statistics add is printed.
 """
