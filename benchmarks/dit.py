@@ -54,8 +54,8 @@ def products(flop: float):
 
 
 class Straight(VelocityNet):
-    def forward(self, x, t, condition: Condition):
-        return straight.velocity(self, x, t, condition)
+    def learned(self, x, t, condition: Condition):
+        return straight.learned(self, x, t, condition)
 
 
 def main() -> None:

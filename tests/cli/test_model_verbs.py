@@ -29,8 +29,9 @@ SETTINGS = {
         "kl_weight": 0.0, "thinning": 0.0, "linear": 8, "init_from": None, "training": TRAINING,
     },
     "flow": {
-        "size": "tiny", "condition_dropout": 0.1, "target_dropout": 0.1, "compile": "auto",
-        "init_from": None, "training": TRAINING,
+        "size": "tiny", "condition_dropout": 0.1, "target_dropout": 0.1, "gaussian": True,
+        "compile": "auto", "init_from": None,
+        "training": TRAINING,
     },
     "screen": {
         "candidates": "all", "contexts": "all", "draws": 6, "blocks": 3, "solver": "ab2",

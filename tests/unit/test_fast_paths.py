@@ -181,7 +181,7 @@ def test_velocity_and_its_gradient_are_the_plain_ones(seed):
     condition = Condition(codes, torch.randint(-1, 6, (CELLS,)), torch.randn(CELLS, 6))
     x, t = torch.randn(CELLS, 4, 8), torch.rand(CELLS)
     found = []
-    for v in (net(x, t, condition), straight.velocity(net, x, t, condition)):
+    for v in (net.learned(x, t, condition), straight.learned(net, x, t, condition)):
         net.zero_grad()
         v.square().sum().backward()
         learned = {n: p.grad.clone() for n, p in net.named_parameters() if p.requires_grad}

@@ -61,6 +61,7 @@ class FlowConfig(Section):
     compile: Literal["auto", "never", "always"] = Field(
         description="compile the network first; auto: on a CPU, for long trainings"
     )
+    gaussian: bool = Field(description="learn what is beyond the velocity of normal latents")
     init_from: InputPath | None = Field(description="checkpoint (.safetensors) to start from")
     training: TrainingConfig
 

@@ -52,6 +52,8 @@ class FlowTraining:
     size: FlowSize
     condition_dropout: float
     target_dropout: float
+    gaussian: bool = True
+    """Whether the network learns what the velocity has beyond that of normal latents."""
     version: str = ""
     """Version of the training's code: a state of another one is not gone on from."""
 
@@ -175,17 +177,20 @@ def fit_flow(
         levels=tuple(len(level) for level in vocabulary.levels),
         targets=len(vocabulary.target_ids),
         features=0 if effects.features is None else effects.features.shape[1],
+        gaussian=flow_training.gaussian,
     )
     torch.manual_seed(seed)
     net = VelocityNet(settings)
     if start is not None:
         start.apply(net)
+    codes = np.asarray(store.contexts, dtype=np.int64)
+    if net.gaussians is not None:
+        net.gaussians.fit(torch.from_numpy(scaled[train]), torch.from_numpy(codes[train]))
     net.to(device)
     of_targets = None
     if effects.features is not None:
         known = target_features(effects)
         of_targets = torch.from_numpy(np.nan_to_num(known).astype(np.float32))
-    codes = np.asarray(store.contexts, dtype=np.int64)
     use = compiling == "always" or (compiling == "auto" and worth_compiling(net, training))
     loss = FlowLoss(
         torch.from_numpy(scaled).to(device),
