@@ -24,7 +24,7 @@ from knockscreen.sampling import Screen, control_statistics, shard_statistics
 
 def main() -> None:
     shared = parser(__doc__)
-    shared.add_argument("run")
+    shared.add_argument("run", nargs="?", default="results/demo")
     shared.add_argument("--draws", type=int, default=32)
     given = shared.parse_args()
     torch.set_num_threads(1)

@@ -69,7 +69,7 @@ def latents(sampler: Sampler, screen: Screen, targets: list[str]) -> None:
 
 def main() -> None:
     shared = parser(__doc__)
-    shared.add_argument("run")
+    shared.add_argument("run", nargs="?", default="results/demo")
     given = shared.parse_args()
     sampler = load(given.run).changed(draws=8)
     torch.set_num_threads(1)
