@@ -227,6 +227,7 @@ def train_flow(
         device=pick_device(),
         resume_dir=resume_dir,
         start=start,
+        compiling=config.compile,
     )
     path, notes = output_dir / "flow.safetensors", _notes(progress, start)
     training.save_flow(path, model, notes)

@@ -30,7 +30,7 @@ SETTINGS = {
     },
     "flow": {
         "size": "tiny", "condition_dropout": 0.1, "target_dropout": 0.1, "gaussian": True,
-        "init_from": None,
+        "compile": "auto", "init_from": None,
         "training": TRAINING,
     },
     "screen": {

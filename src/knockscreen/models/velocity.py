@@ -73,6 +73,16 @@ class Condition:
         return Condition(self.contexts[index], self.target[index], features)
 
 
+def join(conditions: list[Condition]) -> Condition:
+    """Return the rows of several conditions, one after the other."""
+    features = [c.features for c in conditions if c.features is not None]
+    return Condition(
+        torch.cat([c.contexts for c in conditions]),
+        torch.cat([c.target for c in conditions]),
+        torch.cat(features) if features else None,
+    )
+
+
 class ContextGaussians(nn.Module):
     """The exact velocity of normal latents whose mean and variance are those of their context.
 
