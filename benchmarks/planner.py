@@ -6,7 +6,7 @@
 
 Runs everything after training anew, from ``knockscreen plan`` to the figures, in a copy of the
 finished run, and compares ``seconds`` of ``plan.json`` with the CPU seconds of all jobs, Snakemake
-included. ``ours`` is the factor by which the estimate is off, ``theirs`` the factor that is allowed.
+included. ``ours`` is the factor by which the estimate is off, ``theirs`` the one that is allowed.
 """
 
 import json
