@@ -185,7 +185,8 @@ def draw(rows: list[dict[str, str]]) -> Figure:
     )
     axes = measured(rows)
     figure = new_figure(7.2, 5.2, page)
-    panels = figure.subplots(2, 2, sharey=True)
+    columns = min(2, len(axes))
+    panels = figure.subplots(-(-len(axes) // 2), columns, sharey=True, squeeze=False)
     colours = dict(zip(STAGES, [*CATEGORIES, "#22262b"], strict=True))
     for ax, axis in zip(panels.ravel(), axes, strict=False):
         for stage in STAGES:
