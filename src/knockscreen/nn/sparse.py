@@ -4,8 +4,7 @@ An MCAB that pools with queries shared by all cells meets, for each gene at coun
 key and the same value in every cell. What such genes add to the softmax is therefore made once per
 gene, and summed over a cell's silent genes by one matrix product; keys and values of its own are
 made for expressed genes alone. The result is that of the dense block, to rounding.
-Shapes: B cells, G genes, n expressed genes of all cells, P of one cell at most, N queries, E width,
-H heads, d = E / H.
+Shapes: B cells, G genes, n expressed genes of all cells, N queries, E width, H heads, d = E / H.
 """
 
 from typing import NamedTuple
