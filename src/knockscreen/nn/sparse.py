@@ -85,7 +85,7 @@ def _scores_and_values(
     Values are (H, M, d + 1), the last of them 1, so that weighted sums count their weights too.
     """
     both = block.key_value(block.norm_memory(tokens))  # (M, 2 E)
-    k, v = both.view(len(both), 2, block.heads, -1).permute(1, 2, 0, 3)  # (H, M, d)
+    k, v = both.view(len(both), 2, block.heads, q.shape[2]).permute(1, 2, 0, 3)  # (H, M, d)
     return k @ q.transpose(1, 2), F.pad(v, (0, 1), value=1.0)
 
 
