@@ -73,7 +73,7 @@ STAGES: dict[str, Stage] = {
         (
             *("run", "seed", "replicates", "data", "simulate", "qc", "panel", "splits", "programs"),
             *("effect", "vae", "flow", "screen", "measured", "external", "gate", "rank"),
-            *("evaluate", "sweep", "report"),
+            *("annotations", "evaluate", "sweep", "report"),
         ),
         files=("store/*.sql",),
     ),
