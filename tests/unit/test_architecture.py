@@ -13,7 +13,7 @@ PACKAGE = Path(knockscreen.__file__).parent
 
 # From the bottom up. A module imports only from lower rows, or from files of its own folder.
 LAYERS = (
-    ("errors",),
+    ("errors", "compiled"),
     ("names",),
     ("config", "artifacts"),
     ("stages", "progress"),

@@ -1,0 +1,33 @@
+"""Loops over numbers, compiled by numba where it is installed.
+
+A loop is written as a plain function of arrays in the module that needs it, so that it can be read,
+tested and run as Python. Compiled code is kept on disk: a process compiles what none did before.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+Loop = Callable[..., Any]
+
+
+@cache
+def available() -> bool:
+    """Return whether loops can be compiled: numba is not on a bare GPU image."""
+    return find_spec("numba") is not None
+
+
+@cache
+def compiled(loop: Loop) -> Loop:
+    """Return ``loop`` compiled for the types that it is called with.
+
+    Raises
+    ------
+    ImportError
+        numba is not installed (:func:`available`).
+    """
+    import numba
+
+    fast: Loop = numba.njit(cache=True, nogil=True, error_model="numpy")(loop)
+    return fast
