@@ -7,12 +7,15 @@ genes chosen in most batches go first. The sums are streamed, so cells are never
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from knockscreen.compiled import compiled
 from knockscreen.config import PanelConfig, ProgramsConfig
+from knockscreen.data.count_loops import scaled_sums
 from knockscreen.data.vocab import Genes
 from knockscreen.errors import ConfigError, UnknownNameError, suggest
 
@@ -46,17 +49,18 @@ class GeneSums:
 
     def add(
         self,
-        gene: NDArray[np.integer],
-        counts: Floats,
+        counts: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
+        kept: NDArray[np.bool_],
         batch: NDArray[np.int64],
         library: Floats,
     ) -> None:
-        """Add non-zero counts (v,) of training cells, with the batch and library size of each."""
-        group = batch * self.x.shape[1] + gene
-        scaled = counts / library * 1e4
-        for total, weights in ((self.x, scaled), (self.xx, scaled * scaled), (self.seen, None)):
-            part = np.bincount(group, weights=weights, minlength=total.size)
-            np.add(total, part.reshape(total.shape), out=total)
+        """Add the ``kept`` cells (n,) of CSR ``counts``: data, indices, row pointers.
+
+        ``batch`` (n,) is that of a training cell, -1 for other cells.
+        """
+        loop, sums = compiled(scaled_sums), (self.x, self.xx, self.seen)
+        highest = loop(counts, (kept, batch, library), sums, self.seen_all)
+        self.highest = max(self.highest, int(highest))
 
 
 @dataclass(frozen=True)

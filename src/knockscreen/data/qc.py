@@ -15,9 +15,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from knockscreen.artifacts import atomic, write_manifest
+from knockscreen.compiled import compiled
 from knockscreen.config import DataConfig, QcConfig, Section
 from knockscreen.data import qc_tables
 from knockscreen.data.annotation import read_cells
+from knockscreen.data.count_loops import gene_sums, own_values
 from knockscreen.data.counts import CHUNK_ROWS, Chunk, Inputs
 from knockscreen.data.knockdown import (
     INACTIVE,
@@ -169,15 +171,15 @@ def _count(
 ) -> None:
     """Count what the chunk's cells hold, whatever their status; the files' own columns go first."""
     frame = cells.slice(part.start, part.stop - part.start)
-    library = _library_size(frame, chunk.row_sums())
+    mitochondrial = inputs.genes.is_mitochondrial
+    total, of_mitochondria = chunk.cell_sums(mitochondrial)
+    library = _library_size(frame, total)
     measured.library_size[part] = library
     measured.n_genes[part] = np.diff(chunk.counts.indptr)
     percent = frame["pct_mt"].to_numpy()
-    mitochondrial = inputs.genes.is_mitochondrial
     if mitochondrial.any():
-        share = chunk.row_sums(chunk.counts.data * mitochondrial[chunk.counts.indices])
         with np.errstate(invalid="ignore"):
-            percent = np.where(np.isnan(percent), 100 * share / library, percent)
+            percent = np.where(np.isnan(percent), 100 * of_mitochondria / library, percent)
     measured.pct_mt[part] = percent
 
 
@@ -242,21 +244,22 @@ class _KnockdownSums:
         guide = self._codes.guide[part].astype(np.int64)
         control = self._codes.is_control[part] & kept
         self._n_controls += np.bincount(context[control], minlength=len(self._n_controls))
-        row, gene = chunk.rows_of_values, chunk.counts.indices
-        counts = chunk.counts.data
-        column = self._column[gene]
-
-        use = control[row] & (column >= 0)
+        of_controls = chunk.counts[control]
+        row = np.repeat(np.flatnonzero(control), np.diff(of_controls.indptr))
+        column = self._column[of_controls.indices]
+        use = column >= 0
         group = context[row[use]] * self._controls.n.shape[1] + column[use]
-        self._controls.add_values(group, counts[use].astype(float), library[row[use]])
+        self._controls.add_values(group, of_controls.data[use].astype(float), library[row[use]])
 
         cells = np.flatnonzero(kept & (guide >= 0))
         flat = guide * len(self._n_controls) + context
         self._guides.add_cells(flat[cells], library[cells])
         own = np.full(len(kept), -1, dtype=np.int64)
         own[cells] = self._gene[guide[cells]]
-        use = gene == own[row]
-        self._guides.add_values(flat[row[use]], counts[use].astype(float), library[row[use]])
+        value = np.zeros(len(kept))
+        compiled(own_values)(chunk.stored, own, value)
+        use = value > 0
+        self._guides.add_values(flat[use], value[use], library[use])
 
     def controls_of_all(self) -> Moments:
         """Return the sums over control cells, the number of cells filled in."""
@@ -349,10 +352,7 @@ def _describe_genes(inputs: Inputs, status: NDArray[np.int8], chunk_rows: int) -
     total = np.zeros(len(inputs.genes))
     for offset, chunk in track_chunks(inputs.chunks(chunk_rows), inputs.n_cells, "genes"):
         kept = status[offset : offset + chunk.stop - chunk.start] == KEPT
-        use = np.repeat(kept, np.diff(chunk.counts.indptr))
-        index = chunk.counts.indices[use]
-        n += np.bincount(index, minlength=len(n))
-        total += np.bincount(index, weights=chunk.counts.data[use], minlength=len(n))
+        compiled(gene_sums)(chunk.stored, kept, n, total)
     return pl.DataFrame(
         {
             "gene_id": inputs.genes.gene_ids,
