@@ -119,6 +119,8 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=100_000)
     parser.add_argument("--batches", type=int, default=96, help="minibatches in a round")
     options: argparse.Namespace = parser.parse_args()
+    if options.batches * BATCH > options.cells:
+        parser.error(f"{options.batches} minibatches take {options.batches * BATCH} cells")
     torch.set_num_threads(1)
     gives = options.peer_gives or options.kind
     with tempfile.TemporaryDirectory() as folder:

@@ -124,15 +124,17 @@ def _fill_tokens(stored: Any, rows: Any, n_genes: int, out: Any) -> int:
     counts, indices, indptr = stored
     genes, values = out
     for i in range(len(rows)):
-        start, stop = indptr[rows[i]], indptr[rows[i] + 1]
-        if start < 0 or stop > len(counts) or stop - start > genes.shape[1]:
+        start, n = indptr[rows[i]], indptr[rows[i] + 1] - indptr[rows[i]]
+        if start < 0 or start + n > len(counts) or n > genes.shape[1]:
             return int(rows[i])
-        for k in range(start, stop):
-            if indices[k] >= n_genes:
-                return int(rows[i])
-            genes[i, k - start] = indices[k]
-            values[i, k - start] = counts[k]
-        for k in range(stop - start, genes.shape[1]):
-            genes[i, k] = 0
-            values[i, k] = 0
+        last = 0
+        for k in range(n):  # loops over one array each, which the compiler makes wide
+            last = max(last, indices[start + k])
+            genes[i, k] = indices[start + k]
+        for k in range(n):
+            values[i, k] = counts[start + k]
+        genes[i, n:] = 0
+        values[i, n:] = 0
+        if last >= n_genes:
+            return int(rows[i])
     return -1
