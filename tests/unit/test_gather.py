@@ -22,8 +22,9 @@ def stored(seed, *, cells=60, genes=40, count=np.uint16, index=np.uint16):
 
 @pytest.fixture(params=["compiled", "numpy"])
 def way(request, monkeypatch):
-    """Both ways of gathering: with numba, and as on an image without it."""
+    """Both ways of gathering: as of a large store, and as on an image without numba."""
     assert compiled.available()
+    monkeypatch.setattr(gather, "LARGE", 0)
     if request.param == "numpy":
         monkeypatch.setattr(gather, "available", lambda: False)
     return request.param
@@ -61,7 +62,8 @@ def test_rows_that_are_not_there_are_refused(way, rows):
         dense_rows(stored(0)[1], np.array(rows), 40)
 
 
-def test_a_damaged_store_is_refused_not_read_beyond_its_end():
+def test_a_damaged_store_is_refused_not_read_beyond_its_end(monkeypatch):
+    monkeypatch.setattr(gather, "LARGE", 0)
     _, (counts, indices, indptr) = stored(0)
     with pytest.raises(DataError, match="cell 3 of the training store is damaged"):
         dense_rows((counts, indices, indptr), np.array([3]), int(indices[indptr[3]]))

@@ -1,8 +1,8 @@
 """Rows of a training store as a model takes them: dense counts, or tokens of expressed genes.
 
 B rows, G panel genes, L most expressed genes of a row. ``stored`` is the CSR triple counts (v,),
-indices (v,) and indptr (N + 1,), as they lie on disk. Compiled loops where numba is installed, and
-the same in numpy, which tests compare them with, on an image without it.
+indices (v,) and indptr (N + 1,), as they lie on disk. Compiled loops for large stores where numba is
+installed, and the same in numpy for others, which tests compare them with.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from knockscreen.compiled import available, compiled
 from knockscreen.errors import DataError
+
+LARGE = 5_000_000
+"""Stored values from which compiled loops are worth the 0.3 s that a process takes to load them."""
 
 Stored = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 Rows = NDArray[np.integer]
@@ -39,7 +42,7 @@ def dense_rows(stored: Stored, rows: Rows, n_genes: int) -> NDArray[np.float32]:
     """
     rows = _checked(stored, rows)
     out = np.zeros((len(rows), n_genes), dtype=np.float32)
-    if available():
+    if _is_large(stored):
         _whole(compiled(_fill_dense)(_plain(stored), rows, out))
     else:
         dense_in_numpy(stored, rows, out)
@@ -52,11 +55,15 @@ def token_rows(stored: Stored, rows: Rows, n_genes: int) -> Tokens:
     length = np.asarray(stored[2][rows + 1] - stored[2][rows])
     shape = (len(rows), int(length.max(initial=0)))
     out = Tokens(np.empty(shape, np.int32), np.empty(shape, np.float32), length)
-    if available():
+    if _is_large(stored):
         _whole(compiled(_fill_tokens)(_plain(stored), rows, n_genes, (out.gene, out.count)))
     else:
         tokens_in_numpy(stored, rows, out)
     return out
+
+
+def _is_large(stored: Stored) -> bool:
+    return len(stored[0]) >= LARGE and available()
 
 
 def dense_in_numpy(stored: Stored, rows: Rows, out: NDArray[np.float32]) -> None:
