@@ -1,8 +1,8 @@
 """Rows of a training store as a model takes them: dense counts, or tokens of expressed genes.
 
 B rows, G panel genes, L most expressed genes of a row. ``stored`` is the CSR triple counts (v,),
-indices (v,) and indptr (N + 1,), as they lie on disk. Compiled loops for large stores where numba is
-installed, and the same in numpy for others, which tests compare them with.
+indices (v,) and indptr (N + 1,), as they lie on disk. Compiled loops for large stores where numba
+is installed, and the same in numpy for others, which tests compare them with.
 """
 
 from dataclasses import dataclass
