@@ -83,7 +83,7 @@ schema: .venv/.installed-screen
 	$(BIN)/python -m knockscreen.config > workflow/schemas/config.schema.json
 
 bench: .venv/.installed-bench
-	for script in database evaluate qc_memory rerank; do $(BIN)/python benchmarks/$$script.py; done
+	for script in database evaluate qc qc_memory loader moments rank_sums rerank; do $(BIN)/python benchmarks/$$script.py; done
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
