@@ -84,6 +84,8 @@ schema: .venv/.installed-screen
 
 bench: .venv/.installed-bench
 	for script in database evaluate qc qc_memory loader moments rank_sums rerank; do $(BIN)/python benchmarks/$$script.py; done
+	$(BIN)/python benchmarks/loader.py --kind tokens --cells 50000
+	$(BIN)/python benchmarks/rank_sums.py --peer pdex --targets 100
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

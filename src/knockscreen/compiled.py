@@ -22,6 +22,9 @@ def available() -> bool:
 def compiled(loop: Loop) -> Loop:
     """Return ``loop`` compiled for the types that it is called with.
 
+    Where nothing can be written beside the package nor in the home folder, it is compiled anew by
+    each process (numba's NUMBA_CACHE_DIR names another folder).
+
     Raises
     ------
     ImportError
@@ -29,5 +32,9 @@ def compiled(loop: Loop) -> Loop:
     """
     import numba
 
-    fast: Loop = numba.njit(cache=True, nogil=True, error_model="numpy")(loop)
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        fast: Loop = numba.njit(cache=True, **options)(loop)
+    except RuntimeError:  # no folder to keep it in
+        fast = numba.njit(**options)(loop)
     return fast
