@@ -32,7 +32,7 @@ def compiled(loop: Loop) -> Loop:
     """
     import numba
 
-    options = {"nogil": True, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
         fast: Loop = numba.njit(cache=True, **options)(loop)
     except RuntimeError:  # no folder to keep it in

@@ -23,7 +23,7 @@ def test_a_loop_is_compiled_once_and_gives_what_python_gives():
 
 def test_a_loop_that_cannot_be_kept_on_disk_is_compiled_all_the_same():
     names = {}
-    exec("def double(value):\n    return 2 * value", names)  # noqa: S102  # of no file
+    exec("def double(value):\n    return 2 * value", names)  # of no file
     assert compiled(names["double"])(21) == 42
 
 
