@@ -31,20 +31,21 @@ def run(loop, *arguments):
         ([1, 2, 3], [0, 4, 49], 0),
         ([1, 0, 3], [0, 4, 49], ZERO),
         ([1, 2.5, 3], [0, 4, 49], NO_COUNT),
+        ([1, 0.4, 3], [0, 4, 49], NO_COUNT | ZERO),
+        ([1, 3e9, 3], [0, 4, 49], NO_COUNT),
         ([1, -2, 3], [0, 4, 49], NO_COUNT),
         ([1, np.nan, 3], [0, 4, 49], NO_COUNT),
         ([1, np.inf, 3], [0, 4, 49], NO_COUNT),
         ([1, 2, 3], [4, 0, 49], UNSORTED),
         ([1, 2, 3], [4, 4, 49], UNSORTED),
         ([1, 2, 3], [0, 4, 50], WRONG_GENE),
-        ([1, 2, 3], [-1, 4, 49], WRONG_GENE | UNSORTED),
+        ([1, 2, 3], [-1, 4, 49], WRONG_GENE),
         ([0, 2.5, 3], [4, 0, 50], ZERO | NO_COUNT | UNSORTED | WRONG_GENE),
     ],
 )
 def test_what_is_wrong_with_counts_is_found(values, genes, found):
     counts = np.array(values, np.float32), np.array(genes, np.int32), np.array([0, 3, 3], np.int32)
     assert run("faults", counts, GENES) == found
-    assert count_loops.faults(counts, GENES) == found  # as Python
 
 
 def test_sums_over_cells_are_those_of_the_dense_counts(screen):
@@ -74,8 +75,8 @@ def test_scaled_sums_are_by_batch_of_training_cells(screen):
     dense, stored, kept, rng = screen
     batch = np.where(kept, rng.integers(-1, 3, 80), -1)
     library = dense.sum(1) + rng.integers(1, 100, 80)
-    sums, seen_all = [np.zeros((3, GENES)) for _ in range(3)], np.zeros(GENES, dtype=np.int64)
-    highest = run("scaled_sums", stored, (kept, batch, library), tuple(sums), seen_all)
+    sums, seen_other = [np.zeros((3, GENES)) for _ in range(3)], np.zeros(GENES, dtype=np.int64)
+    highest = run("scaled_sums", stored, (kept, batch, library), tuple(sums), seen_other)
     scaled = dense / library[:, None] * 1e4
     for b in range(3):
         mine = scaled[batch == b]
@@ -83,7 +84,7 @@ def test_scaled_sums_are_by_batch_of_training_cells(screen):
         assert sums[1][b] == pytest.approx((mine**2).sum(0), rel=1e-12)
         assert (sums[2][b] == (mine > 0).sum(0)).all()
     assert highest == dense[kept].max()
-    assert (seen_all == (dense[kept] > 0).sum(0)).all()
+    assert (seen_other == (dense[kept & (batch < 0)] > 0).sum(0)).all()
 
 
 @pytest.mark.parametrize("types", [(np.uint16, np.uint16), (np.uint32, np.uint32)])
@@ -92,7 +93,7 @@ def test_the_panel_of_kept_cells_is_cut_out(screen, types):
     panel = np.sort(rng.permutation(GENES)[:20])
     column = np.full(GENES, -1)
     column[panel] = np.arange(20)
-    out = (np.empty(len(stored[0]), types[0]), np.empty(len(stored[0]), types[1]))
+    out = (np.empty(len(stored[0]) + 1, types[0]), np.empty(len(stored[0]) + 1, types[1]))
     lengths = np.zeros(80, dtype=np.int64)
     used = run("panel_values", stored, kept, column, (*out, lengths))
     expected = sparse.csr_matrix(dense[kept][:, panel])

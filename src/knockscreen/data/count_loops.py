@@ -7,6 +7,8 @@ cells, so that sums do not depend on the chunks.
 
 from typing import Any
 
+import numpy as np
+
 WRONG_GENE, NO_COUNT, ZERO, UNSORTED = 1, 2, 4, 8
 """What :func:`faults` finds, as bits."""
 
@@ -14,38 +16,43 @@ WRONG_GENE, NO_COUNT, ZERO, UNSORTED = 1, 2, 4, 8
 def faults(counts: Any, n_genes: int) -> int:
     """Return what is wrong with the counts.
 
-    Genes that do not exist; values that are not whole, not finite or negative; stored zeros;
-    genes of a cell that are not ascending, or twice there.
+    Genes that do not exist; values that are not whole, not finite, negative, or 2^31 and more;
+    stored zeros; genes of a cell that are not ascending, or twice there. Each loop is over one
+    array and without a branch, so that the compiler makes it wide.
     """
     data, indices, indptr = counts
-    found = 0
+    odd, least, descends = np.int32(0), np.int32(1), np.int32(0)
+    for value in data:
+        whole = np.int32(value)
+        odd |= np.int32(float(whole) != value)
+        least = min(least, whole)
+    found = NO_COUNT * (odd != 0 or least < 0) | ZERO * (least == 0)
+    low, high = 0, 0
     for row in range(len(indptr) - 1):
-        before = -1
-        for k in range(indptr[row], indptr[row + 1]):
-            gene, value = indices[k], data[k]
-            if gene < 0 or gene >= n_genes:
-                found |= WRONG_GENE
-            if gene <= before:
-                found |= UNSORTED
-            if value == 0:
-                found |= ZERO
-            elif not (0 < value < 1e18 and value == int(value)):
-                found |= NO_COUNT
-            before = gene
-    return found
+        genes = indices[indptr[row] : indptr[row + 1]]
+        for k in range(1, len(genes)):
+            descends |= np.int32(genes[k] <= genes[k - 1])
+        if len(genes):
+            low, high = min(low, genes[0]), max(high, genes[-1])
+    if descends:  # first and last are then not the least and the most
+        found |= UNSORTED
+        low, high = indices.min(), indices.max()
+    return int(found | WRONG_GENE * (low < 0 or high >= n_genes))
 
 
 def cell_sums(counts: Any, chosen: Any, total: Any, of_chosen: Any) -> None:
     """Add each cell's counts to ``total`` (n,), those of the genes ``chosen`` (G,) apart too."""
     data, indices, indptr = counts
+    any_chosen = np.any(chosen)
     for row in range(len(indptr) - 1):
-        everything, part = 0.0, 0.0
+        everything = 0
         for k in range(indptr[row], indptr[row + 1]):
-            everything += data[k]
-            if chosen[indices[k]]:
-                part += data[k]
+            everything += int(data[k])
         total[row] += everything
-        of_chosen[row] += part
+        if any_chosen:
+            for k in range(indptr[row], indptr[row + 1]):
+                if chosen[indices[k]]:
+                    of_chosen[row] += data[k]
 
 
 def own_values(counts: Any, own: Any, value: Any) -> None:
@@ -74,26 +81,28 @@ def gene_sums(counts: Any, kept: Any, n: Any, total: Any) -> None:
                 total[indices[k]] += data[k]
 
 
-def scaled_sums(counts: Any, cells: Any, sums: Any, seen_all: Any) -> float:
+def scaled_sums(counts: Any, cells: Any, sums: Any, seen_other: Any) -> int:
     """Add CP10k, its square and the cells with a count to ``sums`` (three of B, G).
 
     ``cells`` is whether each is kept (n,), its batch (n,), -1 where it does not count, and its
-    library size (n,). Kept cells with a count are added to ``seen_all`` (G,), whatever their batch;
-    the highest count of them is returned.
+    library size (n,). Kept cells without a batch are added to ``seen_other`` (G,) where they have a
+    count. The highest count of kept cells is returned.
     """
     data, indices, indptr = counts
     kept, batch, library = cells
     x, xx, seen = sums
-    highest = 0.0
+    highest = 0
     for row in range(len(indptr) - 1):
-        b = batch[row]
+        b, start, stop = batch[row], indptr[row], indptr[row + 1]
         if kept[row]:
-            for k in range(indptr[row], indptr[row + 1]):
-                gene, value = indices[k], float(data[k])
-                seen_all[gene] += 1
-                highest = max(highest, value)
-                if b >= 0:
-                    scaled = value / library[row] * 1e4
+            for value in data[start:stop]:
+                highest = max(highest, int(value))
+            if b < 0:
+                for k in range(start, stop):
+                    seen_other[indices[k]] += 1
+            else:
+                for k in range(start, stop):
+                    gene, scaled = indices[k], data[k] / library[row] * 1e4
                     x[b, gene] += scaled
                     xx[b, gene] += scaled * scaled
                     seen[b, gene] += 1
@@ -103,8 +112,9 @@ def scaled_sums(counts: Any, cells: Any, sums: Any, seen_all: Any) -> float:
 def panel_values(counts: Any, kept: Any, column: Any, out: Any) -> int:
     """Put the ``kept`` cells' counts of panel genes into ``out``; return how many there are.
 
-    ``column`` (G,) is each gene's place on the panel, or -1. ``out`` is places (v,), counts (v,)
-    and the number of values of each cell (n,).
+    ``column`` (G,) is each gene's place on the panel, or -1. ``out`` is places (v + 1,), counts
+    (v + 1,) and the number of values of each cell (n,). What is not on the panel is written too,
+    and written over by the next: cheaper than a branch that is taken at random.
     """
     data, indices, indptr = counts
     places, values, lengths = out
@@ -114,9 +124,8 @@ def panel_values(counts: Any, kept: Any, column: Any, out: Any) -> int:
         if kept[row]:
             for k in range(indptr[row], indptr[row + 1]):
                 place = column[indices[k]]
-                if place >= 0:
-                    places[used] = place
-                    values[used] = data[k]
-                    used += 1
+                places[used] = place
+                values[used] = data[k]
+                used += place >= 0
         lengths[row] = used - first
     return used

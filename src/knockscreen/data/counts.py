@@ -41,7 +41,7 @@ from knockscreen.data.vocab import Genes, column_order, read_genes
 from knockscreen.errors import DataError, suggest
 
 CHUNK_ROWS = 20_000
-CHUNK_VALUES = 4_000_000
+CHUNK_VALUES = 1_000_000
 """A chunk has at most this many rows and (but for one row) this many stored values."""
 CSC_VALUES = 20_000_000
 """A CSC matrix with more stored values is refused, it cannot be read by rows."""
@@ -226,9 +226,10 @@ class CountsFile:
             self._refuse(matrix, start, ~np.isfinite(data), "missing or infinite values", "")
         if data.min() < 0:
             self._refuse(matrix, start, data < 0, "negative values", "; looks scaled")
-        looks = "log-transformed" if says_log1p(self._handle) else _looks(matrix)
         odd = np.rint(data) != data
-        self._refuse(matrix, start, odd, "non-integer values", f"; looks {looks}")
+        if odd.any():
+            looks = "log-transformed" if says_log1p(self._handle) else _looks(matrix)
+            self._refuse(matrix, start, odd, "non-integer values", f"; looks {looks}")
 
     def _refuse(
         self, matrix: sparse.csr_matrix, start: int, bad: NDArray[np.bool_], what: str, looks: str

@@ -27,17 +27,17 @@ N_BINS = 20
 
 @dataclass
 class GeneSums:
-    """Streamed sums over training cells by batch and gene, and over all kept cells by gene.
+    """Streamed sums over training cells by batch and gene, and what else is known of kept cells.
 
     ``n`` (B,) cells; ``x`` and ``xx`` (B, G) sums of CP10k and its square; ``seen`` (B, G) cells
-    with a count; ``seen_all`` (G,) the same over all kept cells; ``highest`` the largest count.
+    with a count; ``seen_other`` (G,) the same over other kept cells; ``highest`` the largest count.
     """
 
     n: Floats
     x: Floats
     xx: Floats
     seen: Floats
-    seen_all: NDArray[np.int64]
+    seen_other: NDArray[np.int64]
     highest: int = 0
 
     @classmethod
@@ -59,8 +59,13 @@ class GeneSums:
         ``batch`` (n,) is that of a training cell, -1 for other cells.
         """
         loop, sums = compiled(scaled_sums), (self.x, self.xx, self.seen)
-        highest = loop(counts, (kept, batch, library), sums, self.seen_all)
+        highest = loop(counts, (kept, batch, library), sums, self.seen_other)
         self.highest = max(self.highest, int(highest))
+
+    @property
+    def seen_all(self) -> NDArray[np.int64]:
+        """Kept cells with a count, of each gene, shape (G,)."""
+        return np.asarray(self.seen_other + self.seen.sum(axis=0).astype(np.int64))
 
 
 @dataclass(frozen=True)

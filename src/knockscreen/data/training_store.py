@@ -82,8 +82,8 @@ class StoreWriter:
 
         ``counts`` is data, indices, ascending within a cell, and row pointers.
         """
-        places = np.empty(len(counts[0]), dtype=self._index_type)
-        values = np.empty(len(counts[0]), dtype=self._count_type)
+        places = np.empty(len(counts[0]) + 1, dtype=self._index_type)
+        values = np.empty(len(counts[0]) + 1, dtype=self._count_type)
         lengths = np.zeros(len(kept), dtype=np.int64)
         used = compiled(panel_values)(counts, kept, self._column, (places, values, lengths))
         rows = slice(self._rows + 1, self._rows + 1 + int(kept.sum()))
