@@ -189,6 +189,7 @@ def _kept_cells(qc_dir: Path, inputs: Inputs, settings: NormalizeStage) -> KeptC
     place = np.full(inputs.n_cells, NOT_KEPT, dtype=np.int64)
     place[starts[files] + rows] = np.arange(frame.height)
     names = [file.path.name for file in inputs.files]
+    frame = frame.drop("file", "row")
     lot = np.empty(frame.height)
     for k, name in enumerate(names):
         lot[files == k] = lots(settings.splits.seed, name, rows[files == k])

@@ -1,7 +1,8 @@
 """Quality control in chunked passes: which cells, guides and targets enter the screen.
 
 The first pass counts (library size, genes, mitochondrial share), filters cells, and sums what the
-test of each guide's knock-down needs; the second describes the genes in the cells that are kept.
+test of each guide's knock-down needs, and describes the genes; the second, where that test or the
+number of cells dropped some, takes these out of the description.
 Memory holds one chunk of counts and a few numbers per cell.
 """
 
@@ -97,6 +98,7 @@ def run_qc(
         tested = tested[tested >= 0]
         controls = Moments.zeros(len(codes.contexts), len(tested))
         sums = _KnockdownSums(codes, tested, len(inputs.genes), guides, controls)
+        genes = _GeneSums(len(inputs.genes))
         for offset, chunk in track_chunks(
             inputs.chunks(chunk_rows), inputs.n_cells, "counts and filters"
         ):
@@ -104,15 +106,18 @@ def run_qc(
             _count(chunk, part, cells, inputs, measured)
             _filter_cells(cells, part, qc, measured)
             sums.add(chunk, part, measured)
+            genes.add(chunk, measured.status[part] == KEPT)
+        before = measured.status == KEPT
         _check_controls(codes, measured.status, qc)
         test = test_guides(guides, sums.controls_of_all(), sums.column_of_guide)
         verdict = _judge_guides(test, codes, measured.status, qc)
         _drop_few(codes, measured.status, qc)
         _check_targets(codes, measured.status)
-        genes = _describe_genes(inputs, measured.status, chunk_rows)
+        kept = measured.status == KEPT
+        genes.take_out(before & ~kept, inputs, chunk_rows)
         tables = {
             "cells": qc_tables.cells(cells, measured, list(settings.data.contexts)),
-            "genes": genes,
+            "genes": genes.table(inputs, int(kept.sum())),
             "guides": qc_tables.guides(codes.guides, test, verdict),
             "targets": qc_tables.targets(cells, measured.status),
             "summary": qc_tables.summary(cells, measured, settings, verdict),
@@ -347,20 +352,31 @@ def _check_targets(codes: CellCodes, status: NDArray[np.int8]) -> None:
         raise DataError(msg)
 
 
-def _describe_genes(inputs: Inputs, status: NDArray[np.int8], chunk_rows: int) -> pl.DataFrame:
-    n = np.zeros(len(inputs.genes), dtype=np.int64)
-    total = np.zeros(len(inputs.genes))
-    for offset, chunk in track_chunks(inputs.chunks(chunk_rows), inputs.n_cells, "genes"):
-        kept = status[offset : offset + chunk.stop - chunk.start] == KEPT
-        compiled(gene_sums)(chunk.stored, kept, n, total)
-    return pl.DataFrame(
-        {
-            "gene_id": inputs.genes.gene_ids,
-            "gene": inputs.genes.genes,
-            "n_cells": n,
-            "mean_count": total / max(1, int((status == KEPT).sum())),
-        }
-    )
+class _GeneSums:
+    """Cells with a count, and counts, of each gene in kept cells; whole numbers, so exact."""
+
+    def __init__(self, n_genes: int) -> None:
+        self.n = np.zeros(n_genes, dtype=np.int64)
+        self.total = np.zeros(n_genes)
+
+    def add(self, chunk: Chunk, kept: NDArray[np.bool_]) -> None:
+        """Add the ``kept`` cells of the chunk."""
+        compiled(gene_sums)(chunk.stored, kept, self.n, self.total)
+
+    def take_out(self, dropped: NDArray[np.bool_], inputs: Inputs, chunk_rows: int) -> None:
+        """Take out cells that were dropped after they had been added: reads the counts again."""
+        if not dropped.any():
+            return
+        less = _GeneSums(len(self.n))
+        for offset, chunk in track_chunks(inputs.chunks(chunk_rows), inputs.n_cells, "genes"):
+            less.add(chunk, dropped[offset : offset + chunk.stop - chunk.start])
+        self.n -= less.n
+        self.total -= less.total
+
+    def table(self, inputs: Inputs, n_cells: int) -> pl.DataFrame:
+        """Return one row per gene."""
+        columns = {"gene_id": inputs.genes.gene_ids, "gene": inputs.genes.genes, "n_cells": self.n}
+        return pl.DataFrame({**columns, "mean_count": self.total / max(1, n_cells)})
 
 
 def _write(tables: dict[str, Any], out: Path) -> None:

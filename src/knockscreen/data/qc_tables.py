@@ -88,9 +88,11 @@ def targets(annotation: pl.DataFrame, status: NDArray[np.int8]) -> pl.DataFrame:
     )
     dropped = pl.col("status").cast(pl.String).is_in(["few_cells", "inactive_target", "kept"])
     return (
-        frame.filter(dropped & (pl.col("target_gene_id") != NTC))
+        frame.lazy()
+        .filter(dropped & (pl.col("target_gene_id") != NTC))
         .group_by("target_gene", "target_gene_id", "context", "status")
         .agg(pl.len().cast(pl.Int64).alias("n_cells"))
+        .collect(engine="streaming")
         .with_columns(pl.col(pl.Categorical).cast(pl.String))
         .select("target_gene", "target_gene_id", "context", "n_cells", "status")
         .sort("target_gene_id", "context", "status")
