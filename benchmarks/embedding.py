@@ -188,10 +188,10 @@ def main() -> None:
     """Print one line per split, and their mean."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="tiny", choices=list(VAE_SIZES))
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--genes", type=int, default=500)
-    parser.add_argument("--linear", type=int, default=0, help="components of the linear part")
+    parser.add_argument("--linear", type=int, default=32, help="components of the linear part")
     parser.add_argument("--thinning", type=float, default=0.0)
     parser.add_argument("--learning-rate", type=float, default=0.004)
     parser.add_argument("--ema", type=float, default=0.995)

@@ -51,7 +51,7 @@ def main() -> None:
         table = random_programs(shipped.filter(pl.col("program") == program), genes, args.n, 0)
         matrix = program_matrix(table, ids, genes)
         with tempfile.TemporaryDirectory() as folder:
-            list(rescore(args.run, matrix, Path(folder)))
+            list(rescore(args.run, matrix, Path(folder), None))
             scores = pl.read_parquet(f"{folder}/programs/*.parquet").join(
                 known, on="target_gene_id"
             )

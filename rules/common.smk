@@ -18,7 +18,7 @@ wildcard_constraints:
 
 FIGURES = [
     *["qc", "loss", "cells", "volcano", "ranking", "heatmap", "measured"],
-    *["evaluation", "targets"],
+    *["calibration", "evaluation", "targets"],
 ]
 
 
@@ -106,6 +106,12 @@ def program_files(wildcards):
 def controls_file(wildcards):
     """The table of positive controls."""
     return existing(config["gate"]["controls"], "gate.controls")
+
+
+def annotations_file(wildcards):
+    """The table of what the user knows of genes, if any."""
+    file = config["annotations"]["file"]
+    return [existing(file, "annotations.file")] if file else []
 
 
 def external_files(wildcards):

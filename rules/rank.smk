@@ -44,6 +44,7 @@ rule rank:
         predicted=all_shards("results/{run}/score/programs/{shard}.parquet"),
         replicates=replicate_scores,
         measured="results/{run}/measured/programs.parquet",
+        measured_decoys="results/{run}/measured/decoys.parquet",
         external="results/{run}/external/programs.parquet",
         programs=program_files,
     output:
@@ -66,7 +67,7 @@ rule rank:
         code=code("rank"),
     shell:
         "knockscreen rank --programs-dir {params.predicted} {params.replicates:q} --measured {input.measured}"
-        " --external {input.external}"
+        " --measured-decoys {input.measured_decoys} --external {input.external}"
         " --candidates {input.candidates} --store {params.store} --output-dir {params.folder}"
         " --gates {input.gates} --settings {params.settings:q} 2> {log}"
 
@@ -93,6 +94,7 @@ rule build_db:
         metrics="results/{run}/evaluate/metrics.parquet",
         summary="results/{run}/evaluate/summary.parquet",
         programs=program_files,
+        annotations=annotations_file,
     output:
         database="results/{run}/screen.duckdb",
     log:

@@ -124,6 +124,25 @@ use rule plot_qc as plot_measured with:
         "results/{run}/logs/plot_measured.log",
 
 
+use rule plot_qc as plot_calibration with:
+    input:
+        store="results/{run}/store/store.json",
+        rankings="results/{run}/rank/rankings.parquet",
+        scores="results/{run}/rank/program_scores.parquet",
+        programs=all_shards("results/{run}/score/programs/{shard}.parquet"),
+        measured="results/{run}/measured/programs.parquet",
+        decoys="results/{run}/measured/decoys.parquet",
+    output:
+        figure=report(
+            "results/{run}/figures/calibration.svg",
+            caption="../workflow/report/calibration.rst",
+            category="Rankings",
+            labels={"figure": "knock-downs beside decoys"},
+        ),
+    log:
+        "results/{run}/logs/plot_calibration.log",
+
+
 use rule plot_qc as plot_evaluation with:
     input:
         store="results/{run}/store/store.json",

@@ -63,6 +63,7 @@ rule measure:
         effects="results/{run}/measured/effects.parquet",
         programs="results/{run}/measured/programs.parquet",
         ceiling="results/{run}/measured/ceiling.parquet",
+        decoys="results/{run}/measured/decoys.parquet",
     log:
         "results/{run}/logs/measure.log",
     benchmark:

@@ -35,7 +35,8 @@ def embed(
     """Add a VAE's latents of every cell to obsm["X_knockscreen"]: (cells, tokens x dims).
 
     Genes are matched by Ensembl id, then by symbol. Genes of the panel that the file lacks are
-    left out, not taken for zeros. Counts must be raw, as for training.
+    filled in with what the model expects of each cell, not taken for zeros. Counts must be raw, as
+    for training.
     """
     from knockscreen import embedding
     from knockscreen.artifacts import digest, write_manifest
@@ -57,7 +58,7 @@ def embed(
         tokens, dim = model.settings.tokens, model.settings.size.latent_dim
         panel = len(vocabulary.gene_ids)
         log.info(
-            "%d of the %d genes of %s found: %d by Ensembl id, %d by symbol; %d left out",
+            "%d of the %d genes of %s found: %d by Ensembl id, %d by symbol; %d filled in",
             len(match.panel), panel, vae, match.by_id, match.by_symbol, panel - len(match.panel),
         )  # fmt: skip
         about = {

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from knockscreen.config import FlowConfig, TrainingConfig, VaeConfig
+    from knockscreen.data.cells import CellStore
     from knockscreen.models.vae import VaeSettings
     from knockscreen.training.loop import Progress, TrainingSettings
     from knockscreen.training.transfer import Start
@@ -181,13 +185,10 @@ def train_flow(
     resume_dir: ResumeDir = None,
 ) -> None:
     """Train the flow on the latents of the training cells; stop by the validation cells."""
-    import numpy as np
-
     from knockscreen.artifacts import require_file
     from knockscreen.checkpoint import require_same
     from knockscreen.config import FlowConfig, NonNegative, Section, expand_path, read_stage
     from knockscreen.data.cells import CellStore
-    from knockscreen.errors import DataError
     from knockscreen.models.velocity import FLOW_SIZES
     from knockscreen.stages import code_digest
     from knockscreen.training import flow as training
@@ -205,17 +206,17 @@ def train_flow(
     effects = load_effects(effect)
     require_same(effects.vocabulary, cells.vocabulary, checkpoint=str(effect), conditions=True)
     table = require_file(latents / "latents.npy", "encode")
-    values = np.load(table, mmap_mode="r")
-    expected = len(cells) + len(cells.decoy_rows)
-    if len(values) != expected:
-        msg = f"{table} holds {len(values)} cells, {store} {expected}; run encode again."
-        raise DataError(msg)
+    values = _latents(table, cells, store)
     start = None
     if config.init_from is not None:
-        start = transfer.FlowStart(expand_path(config.init_from), cells.vocabulary)
+        base = expand_path(config.init_from)
+        start = transfer.FlowStart(base, cells.vocabulary, gaussian=config.gaussian)
     _use_threads(config.training.workers)
-    dropout = config.condition_dropout, config.target_dropout
-    trained_as = training.FlowTraining(FLOW_SIZES[config.size], *dropout, code_digest("train_flow"))
+    trained_as = training.FlowTraining(
+        FLOW_SIZES[config.size],
+        **config.model_dump(include={"condition_dropout", "target_dropout", "gaussian"}),
+        version=code_digest("train_flow"),
+    )
     model, progress = training.fit_flow(
         cells,
         values,
@@ -226,11 +227,26 @@ def train_flow(
         device=pick_device(),
         resume_dir=resume_dir,
         start=start,
+        compiling=config.compile,
     )
     path, notes = output_dir / "flow.safetensors", _notes(progress, start)
     training.save_flow(path, model, notes)
     inputs = [store / "store.json", effect, table]
     _finish(path, progress, notes, inputs=inputs, config=config, seed=stage.seed)
+
+
+def _latents(table: Path, cells: "CellStore", store: Path) -> "NDArray[np.float32]":
+    """Return the latents (N, L, D) of a store's cells, its decoys' after them."""
+    import numpy as np
+
+    from knockscreen.errors import DataError
+
+    values: NDArray[np.float32] = np.load(table, mmap_mode="r")
+    expected = len(cells) + len(cells.decoy_rows)
+    if len(values) != expected:
+        msg = f"{table} holds {len(values)} cells, {store} {expected}; run encode again."
+        raise DataError(msg)
+    return values
 
 
 def _network(config: "VaeConfig") -> "VaeSettings":

@@ -298,6 +298,13 @@ def _measured(run: "RunTables", wish: Wish) -> "Figure":
     )
 
 
+def _calibration(run: "RunTables", wish: Wish) -> "Figure":
+    from knockscreen.figures.calibration import calibration
+
+    context = run.choose_context(wish.program, wish.context)
+    return calibration(*run.calibration(wish.program, context), simulated=run.simulated)
+
+
 def _evaluation(run: "RunTables", wish: Wish) -> "Figure":
     from knockscreen.figures.evaluation import evaluation
 
@@ -331,11 +338,12 @@ FIGURES: dict[str, Callable[["RunTables", Wish], "Figure"]] = {
     "ranking": _ranking,
     "heatmap": _heatmap,
     "measured": _measured,
+    "calibration": _calibration,
     "evaluation": _evaluation,
     "targets": _targets,
     "sweep": _sweep,
 }
-OF_A_PROGRAM = ("volcano", "ranking", "heatmap", "measured")
+OF_A_PROGRAM = ("volcano", "ranking", "heatmap", "measured", "calibration")
 
 
 def plot(

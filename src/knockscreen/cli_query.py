@@ -93,7 +93,10 @@ def top(
             program, context, direction=direction, n=n, evidence=evidence, source=source
         )
         notes = [out.SCORE, out.EVIDENCE]
-        if frame["fdr"].is_null().all():
+        by_replicates = frame["replicate_fdr"].is_not_null().any()
+        if by_replicates:
+            columns.insert(5, ("fdr, replicates", text("replicate_fdr")))
+        elif frame["fdr"].is_null().all():
             notes.append(UNCALIBRATED)
         notes += out.control_notes(frame)
         title = f"{frame['program'][0]}, {direction}"

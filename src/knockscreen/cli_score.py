@@ -58,7 +58,9 @@ def score(
 
 def measure(
     store: StoreDir,
-    output_dir: Annotated[Path, typer.Option(help="Folder for effects, programs and ceiling.")],
+    output_dir: Annotated[
+        Path, typer.Option(help="Folder for effects, programs, ceiling, decoys.")
+    ],
     settings: Settings,
     splits: Annotated[
         list[str] | None, typer.Option(help="Cells to use, e.g. train; repeatable; none: all.")
@@ -69,12 +71,14 @@ def measure(
     from knockscreen.config import read_stage
     from knockscreen.score import measured
     from knockscreen.score.programs import load_programs
+    from knockscreen.score.random_programs import program_null
 
     config = read_stage(measured.MeasureStage, settings)
     programs = load_programs(config.programs, store)
+    null = program_null(store, programs, config.rank.random_programs)
     paths = measured.write_measured(
         store, output_dir, programs, config.rank.pool_over,
-        seed=config.seed, splits=splits or (), replicates=config.measured.replicates,
+        seed=config.seed, splits=splits or (), replicates=config.measured.replicates, null=null,
     )  # fmt: skip
     for output in paths:
         write_manifest(
@@ -108,6 +112,9 @@ def rank(
     gates: Annotated[
         Path | None, typer.Option(help="What the positive controls say; none: nothing tested.")
     ] = None,
+    measured_decoys: Annotated[
+        Path | None, typer.Option(help="Program scores of measured decoys; none: no p-values.")
+    ] = None,
 ) -> None:
     """Rank knock-downs per program, context and direction, from the scores of all shards.
 
@@ -121,10 +128,11 @@ def rank(
 
     config = read_stage(ranking.RankStage, settings)
     scores = find_scores(
-        programs_dir, measured, candidates, store, replicate_dir or (), external=external
-    )
+        programs_dir, measured, candidates, store, replicate_dir or (),
+        external=external, measured_decoys=measured_decoys,
+    )  # fmt: skip
     labels = read_table(gates, "gate") if gates else None
-    more = [path for path in (measured, external, gates) if path]
+    more = [path for path in (measured, measured_decoys, external, gates) if path]
     for output in ranking.write_rankings(scores, output_dir, config.rank, config.seed, labels):
         write_manifest(
             output,

@@ -1,7 +1,7 @@
 """Latents of the cells of any file: its genes matched to a VAE's panel, its raw counts encoded.
 
-A gene of the panel that the file lacks was not looked for: it is left out of the set of gene
-tokens, of which the encoder pools any number, and is never taken for a zero.
+A gene of the panel that the file lacks was not looked for, and is never taken for a zero: it is
+filled in with the count that the VAE itself expects of the cell, given the genes that are there.
 """
 
 import shutil
@@ -23,6 +23,8 @@ from knockscreen.errors import DataError
 from knockscreen.models.vae import TransformerVAE
 from knockscreen.progress import track_chunks
 
+FILLINGS = 3
+"""Rounds of filling in; more change the embedding of half a panel little (docs/experiments.md)."""
 KEY = "X_knockscreen"
 """Where the latents go in ``obsm``, and what they are in ``uns``."""
 
@@ -87,13 +89,22 @@ def embed_counts(
 ) -> NDArray[np.float32]:
     """Return the latent means (n, L D) of counts (n, M) of the panel genes ``panel`` (M,).
 
-    The latents are those of the whole panel where all its genes are given, in any order.
+    The latents are those of the whole panel where all its genes are given, in any order. Others
+    are encoded without the missing genes first, and then with the means that are decoded from that,
+    brought to the cell's own sum over the genes given, in ``FILLINGS`` rounds.
     """
     device = next(model.parameters()).device
     index = torch.from_numpy(panel + 1).to(device)
     shown = torch.from_numpy(np.ascontiguousarray(counts, dtype=np.float32)).to(device)
-    mean, _ = model.encode(shown, gene_index=index)
-    return np.asarray(mean.flatten(1).float().cpu().numpy())
+    z, _ = model.encode(shown, gene_index=index)
+    if len(panel) < model.genes:
+        for _ in range(FILLINGS):
+            expected = model.decode(z, shown.new_ones(len(shown))).mu  # (n, G)
+            given = expected[:, index - 1].sum(1, keepdim=True)
+            filled = expected * (shown.sum(1, keepdim=True) / given)
+            filled[:, index - 1] = shown
+            z, _ = model.encode(filled)
+    return np.asarray(z.flatten(1).float().cpu().numpy())
 
 
 def embed_chunks(

@@ -13,6 +13,9 @@ from torch import Tensor
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """(x (B, L, D), t (B,)) -> velocity (B, L, D)."""
+Terms = dict[str, float]
+"""Weight of each term of a guided velocity that has one: ``null`` (no condition), ``context``,
+``alone`` (the knock-down alone) and ``full``. They add up to 1; weight 1 of all is no guidance."""
 Solver = Callable[[Velocity, Tensor, int], Tensor]
 """(velocity, x at t = 0, steps) -> x at t = 1."""
 
@@ -23,58 +26,44 @@ def interpolate(x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     return (1 - weight) * x0 + weight * x1, x1 - x0
 
 
-def guide_nested(
-    null: Velocity, context: Velocity, full: Velocity, *, w_context: float, w_perturbation: float
-) -> Velocity:
-    """Return ``v0 + w_c (v_c - v0) + w_p (v_cp - v_c)``: the knock-down given its context.
+def guide_nested(*, context: float, perturbation: float) -> Terms:
+    """Return the terms of ``v0 + w_c (v_c - v0) + w_p (v_cp - v_c)``: knock-down given context."""
+    return _terms(full=perturbation, context=context - perturbation, null=1 - context)
 
-    Weight 1 for both is the conditional velocity itself; terms with weight zero are not evaluated.
+
+def guide_joint(*, weight: float) -> Terms:
+    """Return the terms of ``v0 + w (v_cp - v0)``: all conditions together (scLDM, joint)."""
+    return _terms(full=weight, null=1 - weight)
+
+
+def guide_additive(*, context: float, perturbation: float) -> Terms:
+    """Return the terms of ``v0 + w_c (v_c - v0) + w_p (v_p - v0)``: each alone (scLDM)."""
+    return _terms(context=context, alone=perturbation, null=1 - context - perturbation)
+
+
+def _terms(**weights: float) -> Terms:
+    return {name: weight for name, weight in weights.items() if weight}
+
+
+def guided(velocity: Callable[[Tensor, Tensor], Tensor], weights: list[float]) -> Velocity:
+    """Return the weighted sum of velocities that one call gives for all terms.
+
+    Parameters
+    ----------
+    velocity
+        Takes x (n B, L, D) and t (n B,), the B rows once for each of the n terms, in their order.
+    weights
+        Of the terms. A single one of weight 1 is the velocity itself, bit for bit.
     """
+    n = len(weights)
+    if weights == [1]:
+        return velocity
 
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
-        v = w_perturbation * full(x, t) if w_perturbation else torch.zeros_like(x)
-        if w_context != w_perturbation:
-            v = v + (w_context - w_perturbation) * context(x, t)
-        if w_context != 1:
-            v = v + (1 - w_context) * null(x, t)
-        return v
+    def combined(x: Tensor, t: Tensor) -> Tensor:
+        each = velocity(x.repeat(n, 1, 1), t.repeat(n)).view(n, *x.shape)
+        return torch.einsum("n,nbld->bld", x.new_tensor(weights), each)
 
-    return velocity
-
-
-def guide_joint(null: Velocity, full: Velocity, *, weight: float) -> Velocity:
-    """Return ``v0 + w (v_cp - v0)``: one weight for all conditions together (scLDM, joint)."""
-
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
-        v = weight * full(x, t) if weight else torch.zeros_like(x)
-        return v if weight == 1 else v + (1 - weight) * null(x, t)
-
-    return velocity
-
-
-def guide_additive(
-    null: Velocity,
-    context: Velocity,
-    perturbation: Velocity,
-    *,
-    w_context: float,
-    w_perturbation: float,
-) -> Velocity:
-    """Return ``v0 + w_c (v_c - v0) + w_p (v_p - v0)``: each condition alone (scLDM, additive)."""
-    terms = (
-        (w_context, context),
-        (w_perturbation, perturbation),
-        (1 - w_context - w_perturbation, null),
-    )
-
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
-        v = torch.zeros_like(x)
-        for weight, part in terms:
-            if weight:
-                v = v + weight * part(x, t)
-        return v
-
-    return velocity
+    return combined
 
 
 def uniform_grid(steps: int) -> list[float]:

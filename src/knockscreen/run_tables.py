@@ -7,7 +7,7 @@ import polars as pl
 
 from knockscreen.artifacts import read_json
 from knockscreen.errors import DataError, UnknownNameError, suggest
-from knockscreen.names import Evidence, parse_context
+from knockscreen.names import DECOY, UNSEEN_DECOY, Evidence, parse_context
 
 WRITERS = {
     "qc": "qc",
@@ -144,6 +144,31 @@ class RunTables:
         columns = ("program", "context", "target_gene_id", "target_gene", "evidence", "score")
         table = self.scan("rank/program_scores.parquet", (*columns, "score_sd"))
         return table.filter(pl.col("evidence") != Evidence.MEASURED)
+
+    def calibration(self, program: str, context: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Return rankings and decoys with the ``value`` by which one is counted against the other.
+
+        Predicted of trained targets: the score. Measured: the score in units of its own error.
+        """
+        here = (pl.col("program") == program) & (pl.col("context") == context)
+        key, kinds = "target_gene_id", [Evidence.PREDICTED_SEEN, Evidence.MEASURED]
+        columns = ("program", "context", key, "target_gene", "direction", "evidence", "score")
+        ranked = self.scan("rank/rankings.parquet", (*columns, "p_value", "fdr", "source"))
+        ranked = ranked.filter(here, pl.col("evidence").is_in(kinds), pl.col("source").is_null())
+        made = self.scan("score/programs", ("program", "context", key, "score")).filter(here)
+        decoy = pl.col(key).str.starts_with(DECOY) & ~pl.col(key).str.starts_with(UNSEEN_DECOY)
+        decoys = made.filter(decoy).select(value="score", evidence=pl.lit(kinds[0].value)).collect()
+        value, unit = pl.col("score"), pl.lit(1.0)
+        if self.has("measured/decoys.parquet"):
+            of_cells = ("program", "context", key, "own_error")
+            errors = self.scan("measured/programs.parquet", of_cells).filter(here)
+            ranked = ranked.join(errors.select(key, "own_error"), on=key, how="left")
+            unit = pl.when(pl.col("evidence") == Evidence.MEASURED).then("own_error").otherwise(1.0)
+            real = self.scan("measured/decoys.parquet", (*of_cells, "score")).filter(here)
+            found = real.select(value=value / pl.col("own_error"), evidence=pl.lit(kinds[1].value))
+            decoys = pl.concat([decoys, found.collect()])
+        rows = ranked.with_columns(value=value / unit).collect()
+        return rows.sort("evidence", "direction", key), decoys
 
     def check_program(self, program: str) -> str:
         """Return ``program`` if it was scored in this run.

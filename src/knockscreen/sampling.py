@@ -20,7 +20,7 @@ from torch import Tensor
 from knockscreen import flow
 from knockscreen.errors import DataError, UnknownNameError, suggest
 from knockscreen.models.vae import Decoded, TransformerVAE
-from knockscreen.models.velocity import UNSEEN, Condition
+from knockscreen.models.velocity import UNSEEN, Condition, join
 from knockscreen.names import CP10K, NTC
 from knockscreen.nn.likelihood import detection_rate, expected_log1p, nb_sample
 from knockscreen.training.effect import EffectModel
@@ -150,33 +150,31 @@ class Sampler:
             noise[i] = rng.standard_normal(shape, dtype=np.float32)
         return torch.from_numpy(noise).to(self.device), torch.from_numpy(library).to(self.device)
 
-    def velocity(self, condition: Condition) -> flow.Velocity:
-        """Return the guided velocity of some rows."""
-        net = self.model.net
-        null_contexts = torch.tensor(net.settings.levels, device=self.device).expand_as(
-            condition.contexts
-        )
-        null_target = torch.full_like(condition.target, net.null_target())
-        none = None if condition.features is None else torch.zeros_like(condition.features)
-
-        def under(contexts: Tensor, target: Tensor, features: Tensor | None) -> flow.Velocity:
-            c = Condition(contexts, target, features)
-            return lambda x, t: net(x, t, c)
-
-        full = under(condition.contexts, condition.target, condition.features)
+    def terms(self) -> flow.Terms:
+        """Return the terms of the guided velocity: one, without guidance."""
         g = self.settings.guidance
-        null = under(null_contexts, null_target, none)
-        context = under(condition.contexts, null_target, none)
         if g.strategy == "nested":
-            return flow.guide_nested(
-                null, context, full, w_context=g.context, w_perturbation=g.perturbation
-            )
+            return flow.guide_nested(context=g.context, perturbation=g.perturbation)
         if g.strategy == "joint":
-            return flow.guide_joint(null, full, weight=g.perturbation)
-        alone = under(null_contexts, condition.target, condition.features)
-        return flow.guide_additive(
-            null, context, alone, w_context=g.context, w_perturbation=g.perturbation
-        )
+            return flow.guide_joint(weight=g.perturbation)
+        return flow.guide_additive(context=g.context, perturbation=g.perturbation)
+
+    def velocity(self, condition: Condition) -> flow.Velocity:
+        """Return the guided velocity of some rows; all its terms are one pass of the network."""
+        net, terms = self.model.net, self.terms()
+        levels = torch.tensor(net.settings.levels, device=self.device)
+        no_context = levels.expand_as(condition.contexts)
+        no_target = torch.full_like(condition.target, net.null_target())
+        features = condition.features
+        none = None if features is None else torch.zeros_like(features)
+        known = {
+            "null": Condition(no_context, no_target, none),
+            "context": Condition(condition.contexts, no_target, none),
+            "alone": Condition(no_context, condition.target, features),
+            "full": condition,
+        }
+        given = join([known[name] for name in terms])
+        return flow.guided(lambda x, t: net(x, t, given), list(terms.values()))
 
     @torch.no_grad()
     def latents(self, target: Target, contexts: list[str], noise: Tensor) -> Tensor:
@@ -193,8 +191,9 @@ class Sampler:
             features,
         )
         pieces = []
-        for start in range(0, n, self.settings.batch_size):
-            rows = slice(start, start + self.settings.batch_size)
+        batch = max(1, self.settings.batch_size // len(self.terms()))
+        for start in range(0, n, batch):
+            rows = slice(start, start + batch)
             velocity = self.velocity(condition.rows(rows))
             pieces.append(self.solve(velocity, noise[rows], self.settings.steps))
         x = torch.cat(pieces)

@@ -53,7 +53,7 @@ STAGES: dict[str, Stage] = {
     "fit_effects": Stage(("cli_model.py::fit_effects",), ("effect",)),
     "train_vae": Stage(("cli_model.py::train_vae",), ("seed", "vae"), version=5),
     "encode": Stage(("cli_model.py::encode",), ("seed", "vae")),
-    "train_flow": Stage(("cli_model.py::train_flow",), ("seed", "flow"), version=3),
+    "train_flow": Stage(("cli_model.py::train_flow",), ("seed", "flow"), version=4),
     "plan": Stage(("cli_screen.py::plan",), ("seed", "screen")),
     "generate": Stage(
         ("cli_screen.py::generate_shard", "cli_screen.py::generate_control"), ("seed", "screen")
@@ -73,7 +73,7 @@ STAGES: dict[str, Stage] = {
         (
             *("run", "seed", "replicates", "data", "simulate", "qc", "panel", "splits", "programs"),
             *("effect", "vae", "flow", "screen", "measured", "external", "gate", "rank"),
-            *("evaluate", "sweep", "report"),
+            *("annotations", "evaluate", "sweep", "report"),
         ),
         files=("store/*.sql",),
     ),

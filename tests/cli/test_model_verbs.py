@@ -29,7 +29,8 @@ SETTINGS = {
         "kl_weight": 0.0, "thinning": 0.0, "linear": 8, "init_from": None, "training": TRAINING,
     },
     "flow": {
-        "size": "tiny", "condition_dropout": 0.1, "target_dropout": 0.1, "init_from": None,
+        "size": "tiny", "condition_dropout": 0.1, "target_dropout": 0.1, "gaussian": True,
+        "compile": "auto", "init_from": None,
         "training": TRAINING,
     },
     "screen": {

@@ -8,11 +8,12 @@ from scipy.stats import kstest
 from knockscreen.score.calibration import (
     FEWEST_DECOYS,
     calibrated,
+    calibrated_measured,
     direction_p_value,
     empirical_p_value,
     shared_shift,
-    with_concordance,
 )
+from knockscreen.score.concordance import with_concordance, with_tau
 
 
 def rows(scores, *, evidence="predicted_seen", context="time=Rest", prefix="T", **columns):
@@ -156,3 +157,57 @@ def test_concordance_is_the_share_of_donors_with_the_sign_of_the_pooled_score():
 def test_one_donor_is_no_concordance():
     table = pl.concat([rows([0.3], context="donor=D1,time=Rest"), rows([0.3], context="time=Rest")])
     assert with_concordance(table)["donor_concordance"].null_count() == 2
+
+
+def test_tau_says_how_few_contexts_an_effect_is_in():
+    contexts = [f"time=T{k}" for k in range(4)]
+    for scores, expected in (
+        ([0.2, 0.2, 0.2, 0.2], [0, 0, 0, 0]),
+        ([0.4, 0, 0, 0], [1, None, None, None]),
+        ([0.4, 0.2, 0, -0.1], [2.5 / 3, 2.5 / 3, None, 1]),
+    ):
+        table = pl.concat(rows([s], context=c) for c, s in zip(contexts, scores, strict=True))
+        found = with_tau(table)["tau"].to_list()
+        assert found == [None if e is None else pytest.approx(e) for e in expected]
+    assert with_tau(rows([0.3], context="time=T0"))["tau"].to_list() == [None]
+
+
+def test_tau_compares_pooled_contexts_with_pooled_ones_alone():
+    table = pl.concat(
+        [rows([0.3], context=f"donor=D{d},time=T{t}") for d in (1, 2) for t in (1, 2)]
+        + [rows([s], context=f"time=T{t}") for t, s in ((1, 0.3), (2, -0.3))]
+    )
+    found = dict(with_tau(table).select("context", "tau").iter_rows())
+    assert [found["time=T1"], found["time=T2"]] == [1, 1]
+    assert found["donor=D1,time=T1"] == 0
+
+
+def measured(scores, own_error, prefix="T"):
+    return rows(scores, prefix=prefix, evidence="measured").with_columns(
+        own_error=pl.Series(own_error, dtype=pl.Float64)
+    )
+
+
+def test_measured_scores_are_counted_in_units_of_their_own_error():
+    """The same score is a find where cells are many, and none where they are few."""
+    rng = np.random.default_rng(0)
+    error = rng.uniform(0.01, 1, 199)
+    decoys = measured(rng.normal(size=199) * error, error, "decoy_")
+    table = calibrated_measured(measured([0.2, 0.2, 0.2], [0.02, 1.0, None]), decoys)
+    p = table["p_value_toward"].to_list()
+    assert p[0] == 1 / 200
+    assert p[1] > 0.2
+    assert p[2] is None
+    assert table["n_decoys"].to_list() == [199] * 3
+
+
+def test_measured_p_values_are_uniform_whatever_the_cells():
+    rng = np.random.default_rng(5)
+    errors = [rng.uniform(0.01, 1, n) for n in (300, 5000)]
+    target, decoy = (measured(rng.normal(size=len(e)) * e, e) for e in errors)
+    table = calibrated_measured(target, decoy)
+    for direction in ("toward", "away"):
+        assert kstest(table[f"p_value_{direction}"], "uniform").pvalue > 0.05
+    few = table.filter(pl.col("own_error") < 0.2)["p_value_toward"]
+    assert kstest(few, "uniform").pvalue > 0.05
+    assert (table["fdr_toward"] <= 0.1).mean() < 0.005

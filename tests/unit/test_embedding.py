@@ -14,7 +14,14 @@ from knockscreen.data.cells import Vocabulary
 from knockscreen.data.counts import CountsFile
 from knockscreen.data.h5ad import open_h5ad
 from knockscreen.data.vocab import Genes
-from knockscreen.embedding import KEY, embed_chunks, embed_counts, match_genes, write_embedding
+from knockscreen.embedding import (
+    FILLINGS,
+    KEY,
+    embed_chunks,
+    embed_counts,
+    match_genes,
+    write_embedding,
+)
 from knockscreen.errors import DataError
 from knockscreen.models.vae import VAE_SIZES, TransformerVAE, VaeSettings
 
@@ -89,13 +96,28 @@ def test_embedding_is_that_of_the_encoder_in_any_gene_order(model, tmp_path):
     np.testing.assert_allclose(embedded(model, path, tmp_path / "out"), expected, atol=1e-5)
 
 
-def test_a_gene_that_the_file_lacks_is_left_out_and_not_a_zero(model, tmp_path):
+def test_a_gene_that_the_file_lacks_is_what_the_model_expects_and_not_a_zero(model, tmp_path):
     path = write(tmp_path / "a.h5ad", COUNTS[:, :3], IDS[:3], GENES[:3])
     ours = embedded(model, path, tmp_path / "out")
-    assert np.allclose(ours, embed_counts(model, COUNTS[:, :3], np.arange(3)), atol=1e-6)
+    shown = torch.from_numpy(COUNTS)
+    with torch.no_grad():
+        z, _ = model.encode(shown[:, :3], gene_index=torch.tensor([1, 2, 3]))
+        for _ in range(FILLINGS):
+            shares = model.decode(z, torch.ones(9)).mu
+            library = shown[:, :3].sum(1) / shares[:, :3].sum(1)
+            expected = model.decode(z, library).mu
+            assert torch.allclose(expected[:, :3].sum(1), shown[:, :3].sum(1), rtol=1e-4)
+            z, _ = model.encode(torch.cat([shown[:, :3], expected[:, 3:]], 1))
+    np.testing.assert_allclose(ours, z.flatten(1), atol=1e-4)
     zeros = COUNTS.copy()
     zeros[:, 3:] = 0
     assert np.abs(ours - embed_counts(model, zeros, np.arange(5))).max() > 1e-2
+
+
+def test_empty_cell_is_an_empty_cell_whatever_is_missing(model):
+    empty = np.zeros((1, 5), dtype=np.float32)
+    whole = embed_counts(model, empty, np.arange(5))
+    np.testing.assert_allclose(embed_counts(model, empty[:, :2], np.arange(2)), whole, atol=1e-6)
 
 
 def test_genes_off_the_panel_change_nothing(model, tmp_path):

@@ -10,6 +10,7 @@ from knockscreen.flow import (
     guide_additive,
     guide_joint,
     guide_nested,
+    guided,
     interpolate,
 )
 from knockscreen.plan import EVALUATIONS
@@ -68,67 +69,50 @@ def test_path_starts_at_noise_ends_at_data_and_has_constant_velocity():
         torch.testing.assert_close(velocity, x1 - X0)
 
 
-class Constant:
-    """A velocity of one value that counts its evaluations."""
-
-    def __init__(self, value: float) -> None:
-        self.value, self.calls = value, 0
-
-    def __call__(self, x, t):
-        self.calls += 1
-        return torch.full_like(x, self.value)
-
-
-T = torch.zeros(2, dtype=torch.float64)
 NULL, CONTEXT, ALONE, FULL = 0.1, 0.7, 1.9, 3.3
+VALUES = {"null": NULL, "context": CONTEXT, "alone": ALONE, "full": FULL}
 
 
-def value(velocity) -> float:
-    out = velocity(X0, T)
-    assert (out == out.flatten()[0]).all()
+def value(terms: dict[str, float]) -> float:
+    """The guided velocity where that of each term is a constant."""
+
+    def velocity(x, t):
+        each = torch.tensor([VALUES[name] for name in terms], dtype=x.dtype)
+        assert len(x) == len(t) == 2 * len(terms)
+        return each.repeat_interleave(2)[:, None, None].expand_as(x).clone()
+
+    out = guided(velocity, list(terms.values()))(X0, torch.zeros(2, dtype=X0.dtype))
+    torch.testing.assert_close(out, out.flatten()[0].expand_as(out))
     return float(out.flatten()[0])
 
 
 @pytest.mark.parametrize(("wc", "wp"), [(1.0, 1.0), (2.0, 1.0), (1.0, 3.0), (2.0, 3.0), (0.0, 0.0)])
 def test_nested_guidance_is_null_plus_context_plus_knockdown_given_context(wc, wp):
-    guided = guide_nested(
-        Constant(NULL), Constant(CONTEXT), Constant(FULL), w_context=wc, w_perturbation=wp
-    )
     expected = NULL + wc * (CONTEXT - NULL) + wp * (FULL - CONTEXT)
-    assert value(guided) == pytest.approx(expected)
+    assert value(guide_nested(context=wc, perturbation=wp)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 2.5])
 def test_joint_guidance_weighs_all_conditions_alike(weight):
-    guided = guide_joint(Constant(NULL), Constant(FULL), weight=weight)
-    assert value(guided) == pytest.approx(NULL + weight * (FULL - NULL))
+    assert value(guide_joint(weight=weight)) == pytest.approx(NULL + weight * (FULL - NULL))
 
 
 @pytest.mark.parametrize(("wc", "wp"), [(1.0, 1.0), (2.0, 0.5), (1.0, 0.0)])
 def test_additive_guidance_adds_each_condition_alone(wc, wp):
-    guided = guide_additive(
-        Constant(NULL), Constant(CONTEXT), Constant(ALONE), w_context=wc, w_perturbation=wp
-    )
     expected = NULL + wc * (CONTEXT - NULL) + wp * (ALONE - NULL)
-    assert value(guided) == pytest.approx(expected)
+    assert value(guide_additive(context=wc, perturbation=wp)) == pytest.approx(expected)
 
 
-def test_weight_one_is_the_conditional_velocity_and_evaluates_it_once():
+def test_weight_one_is_the_conditional_velocity_itself():
     def conditional(x, t):
         return torch.sin(x * 1.2345)
 
-    expected = conditional(X0, T)
-    null, context = Constant(NULL), Constant(CONTEXT)
-    nested = guide_nested(null, context, conditional, w_context=1.0, w_perturbation=1.0)
-    joint = guide_joint(null, conditional, weight=1.0)
-    assert torch.equal(nested(X0, T), expected)
-    assert torch.equal(joint(X0, T), expected)
-    assert null.calls == context.calls == 0
+    for terms in (guide_nested(context=1.0, perturbation=1.0), guide_joint(weight=1.0)):
+        assert terms == {"full": 1}
+        assert guided(conditional, list(terms.values())) is conditional
 
 
-def test_terms_of_weight_zero_are_not_evaluated():
-    null, context, full = Constant(NULL), Constant(CONTEXT), Constant(FULL)
-    guide_nested(null, context, full, w_context=1.0, w_perturbation=2.0)(X0, T)
-    assert (null.calls, context.calls, full.calls) == (0, 1, 1)
-    guide_additive(null, context, full, w_context=1.0, w_perturbation=0.0)(X0, T)
-    assert (null.calls, context.calls, full.calls) == (0, 2, 1)
+def test_terms_of_weight_zero_are_left_out():
+    assert guide_nested(context=1.0, perturbation=2.0) == {"full": 2, "context": -1}
+    assert guide_additive(context=1.0, perturbation=0.0) == {"context": 1}
+    assert guide_joint(weight=0.0) == {"null": 1}

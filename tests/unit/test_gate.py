@@ -160,7 +160,7 @@ def test_rows_take_the_status_of_their_own_evidence_and_context():
     [
         (HEADER + "Th1\tTBX21\tdown\tx\n", "direction 'down' of TBX21 for Th1 .* neither toward"),
         (HEADER + "Th1\tTBX21\taway\tx\n" * 2, "control TBX21 stands twice for Th1"),
-        ("program\tgene\tsign\tsource\n", "has no column 'direction'; available: program"),
+        ("program\tgene\tsign\tsource\n", "has no column 'direction'; it has program"),
     ],
 )
 def test_a_broken_control_file_is_one_sentence(tmp_path, text, message):

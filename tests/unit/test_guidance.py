@@ -89,6 +89,31 @@ def test_weight_one_of_every_strategy_that_has_it_is_the_conditional_flow_bit_fo
             assert torch.equal(changed.velocity(condition)(x, t), expected)
 
 
+@pytest.mark.parametrize("features", [True, False])
+@pytest.mark.parametrize("strategy", ["nested", "joint", "additive"])
+def test_terms_in_one_pass_are_the_terms_one_by_one(planted, strategy, features):
+    net, rows = planted.model.net, torch.arange(6)
+    given = torch.randn(6, planted.width) if features else None
+    full = Condition(torch.stack([rows % 2, 0 * rows], 1), rows % 4, given)
+    x, t = torch.randn(6, 8, 8), torch.linspace(0, 1, 6)
+    levels = torch.tensor(net.settings.levels).expand(6, -1)
+    none = torch.full((6,), net.null_target())
+    zero = None if given is None else torch.zeros_like(given)
+    with torch.no_grad():
+        v0, vc = (
+            net(x, t, Condition(levels, none, zero)),
+            net(x, t, Condition(full.contexts, none, zero)),
+        )
+        vp, vf = net(x, t, Condition(levels, full.target, given)), net(x, t, full)
+        found = planted.changed(guidance=Guidance(strategy, 1.5, 2.5)).velocity(full)(x, t)
+    expected = {
+        "nested": v0 + 1.5 * (vc - v0) + 2.5 * (vf - vc),
+        "joint": v0 + 2.5 * (vf - v0),
+        "additive": v0 + 1.5 * (vc - v0) + 2.5 * (vp - v0),
+    }
+    torch.testing.assert_close(found, expected[strategy], atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("guidance", "passes"),
     [
@@ -102,13 +127,13 @@ def test_weight_one_of_every_strategy_that_has_it_is_the_conditional_flow_bit_fo
     ],
 )
 def test_no_pass_of_weight_zero_is_paid_for(planted, guidance, passes):
-    calls = []
-    hook = planted.model.net.register_forward_pre_hook(lambda *_: calls.append(1))
+    rows = []
+    hook = planted.model.net.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
     noise, _ = planted.noise(CONTEXTS[0], range(2))
     euler = planted.changed(guidance=guidance, solver="euler", steps=1)
     euler.latents(euler.target("ENSG00"), CONTEXTS[:1] * 2, noise)
     hook.remove()
-    assert len(calls) == passes
+    assert rows == [2 * passes], "all terms in one pass of the network"
 
 
 class Spy:
@@ -128,7 +153,7 @@ def test_conditions_are_dropped_independently_so_each_is_learned_without_the_oth
     contexts, target = torch.zeros(1, 2, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
     features = torch.ones(5, planted.width)
     loss = FlowLoss(torch.zeros(1, 1, 1), contexts, target, features, settings)
-    loss(spy, np.zeros(n, dtype=np.int64), torch.Generator().manual_seed(0))
+    list(loss(spy, np.zeros(n, dtype=np.int64), torch.Generator().manual_seed(0)))
     donor = spy.seen.contexts[:, 0] == spy.settings.levels[0]
     time = spy.seen.contexts[:, 1] == spy.settings.levels[1]
     target = spy.seen.target == spy.null_target()

@@ -341,6 +341,22 @@ def models(tmp_path_factory):
     return train_models(CellStore.open(tiny_store(folder / "store")), folder, linear=8)
 
 
+def test_components_of_half_of_the_genes_are_those_of_all_and_not_half_of_them(correlated):
+    torch.manual_seed(0)
+    model = TransformerVAE(GENES, TINY).eval()
+    rows = correlated.rows(Split.TRAIN)
+    vae.prepare(model, correlated, rows, vae.Offsets(correlated, None, CPU), seed=0)
+    cells = correlated.dense(rows)
+    some = np.array([0, 2, 4, 5, 6, 7])  # half of the genes of the factor, and of the others
+    first = model.settings.size.latent_tokens * model.settings.size.latent_dim
+    whole = embed_counts(model, cells, np.arange(GENES))[:, first]
+    filled = embed_counts(model, cells[:, some], some)[:, first]
+    left_out = model.linear.encode(torch.from_numpy(cells[:, some]), torch.from_numpy(some + 1))
+    assert np.polyfit(whole, left_out[:, 0].numpy(), 1)[0] < 0.65
+    assert 0.75 < np.polyfit(whole, filled, 1)[0] < 1.25
+    assert np.corrcoef(whole, filled)[0, 1] > 0.85
+
+
 def test_generated_latents_have_the_components_too(models):
     sampler = load_sampler(models)
     name = sampler.model.vocabulary.contexts[0]

@@ -86,7 +86,7 @@ def test_fold_change_is_of_mean_counts_per_ten_thousand(tmp_path):
 
 
 def test_the_targets_own_gene_is_left_out_of_its_program_score(tmp_path):
-    _, scores, _ = measure(hand_made(tmp_path / "store"), tmp_path)
+    _, scores, *_ = measure(hand_made(tmp_path / "store"), tmp_path)
     first = scores.filter(context="donor=D1,time=Rest")
     assert first["n_genes"].to_list() == [2]
     assert first["score"].item() == pytest.approx(log1p([3, 5]).mean() / 2)
@@ -145,7 +145,7 @@ def test_pooled_contexts_have_p_values_over_the_units_of_all_donors(tmp_path):
 
 def test_scores_carry_p_values_over_replicates_and_their_fdr_over_targets(tmp_path):
     store, means = balanced(tmp_path / "store", 1.0)
-    _, scores, _ = measure(store, tmp_path)
+    _, scores, *_ = measure(store, tmp_path)
     here = scores.filter(context="donor=D1,time=Rest")
     weights = {1: [0, 1, -1, 0], 2: [1, 1, -1, 0], 3: [1, 1, -1, 0]}
     p = []
@@ -170,7 +170,7 @@ def test_guides_are_the_replicates_unless_controls_have_only_one(tmp_path):
 def test_effects_and_scores_agree_with_brute_force(tmp_path, random_store):
     counts, target, contexts, library, _ = random_store
     store = write_store(tmp_path / "store", counts, target, contexts, library_size=library)
-    effects, scores, _ = measure(store, tmp_path)
+    effects, scores, *_ = measure(store, tmp_path)
     values = log1p(counts, library[:, None])
     weights = {1: [0, 1, -1, 0], 2: [1, 1, -1, 0], 3: [1, 1, -1, 0]}  # without the target's gene
     for code, name in enumerate(TARGET_IDS, 1):
@@ -192,7 +192,7 @@ def test_effects_and_scores_agree_with_brute_force(tmp_path, random_store):
 def test_pooled_score_is_the_mean_of_its_contexts(tmp_path, random_store):
     counts, target, contexts, library, _ = random_store
     store = write_store(tmp_path / "store", counts, target, contexts, library_size=library)
-    _, scores, _ = measure(store, tmp_path)
+    _, scores, *_ = measure(store, tmp_path)
     pooled = scores.filter(context="time=Rest")
     separate = scores.filter(pl.col("context") != "time=Rest").group_by("target_gene_id")
     expected = separate.agg(
@@ -226,7 +226,7 @@ def test_cells_without_effect_score_within_their_standard_error(tmp_path):
     store = write_store(
         tmp_path / "store", counts, target, [REST_1] * 800, library_size=[500] * 800
     )
-    _, scores, _ = measure(store, tmp_path)
+    _, scores, *_ = measure(store, tmp_path)
     z = scores["score"] / scores["standard_error"]
     assert z.abs().max() < 3
 
@@ -238,7 +238,7 @@ def test_halves_share_no_cell_and_average_to_the_score(tmp_path):
     store = write_store(
         tmp_path / "store", counts, target, [REST_1] * 160, library_size=[500] * 160
     )
-    _, scores, _ = measure(store, tmp_path, pool_over=())
+    _, scores, *_ = measure(store, tmp_path, pool_over=())
     halves = scores.select("score_half_a", "score_half_b").to_numpy()
     np.testing.assert_allclose(halves.mean(axis=1), scores["score"])
     assert np.all(halves[:, 0] != halves[:, 1])
@@ -255,7 +255,7 @@ def test_ceiling_is_high_for_strong_effects_and_null_halves_agree_at_random(tmp_
         store = write_store(
             tmp_path / name, counts, target, contexts, library_size=[1000] * 780, targets=names
         )
-        *_, ceiling = measure(store, tmp_path / f"{name}_out", pool_over=())
+        _, _, ceiling, _ = measure(store, tmp_path / f"{name}_out", pool_over=())
         row = ceiling.row(0, named=True)
         assert least <= row["spearman_half"] <= most
         assert (row["n_targets"], row["splits"]) == (12, 20)

@@ -189,6 +189,11 @@ REFUSED = {
         "match: donor=D1,time=Rest, donor=D1,time=Stim8hr",
     ),
     "unknown target": (lambda s: s.show("FOXP33"), "unknown target 'FOXP33'; nearest: FOXP3"),
+    "nothing near": (
+        lambda s: s.show("XYZZY9"),
+        "unknown target 'XYZZY9'; knockscreen sql \"select target_gene from targets\" lists",
+    ),
+    "no gene near": (lambda s: s.movers("XYZZY9"), 'sql "select gene from genes" lists'),
     "filtered": (lambda s: s.show("il2ra"), "IL2RA .*filtered .*few_cells in 4 contexts"),
     "not expressed": (lambda s: s.explain("GAPDH", "Treg"), "GAPDH was not .*not_expressed"),
     "not in library": (lambda s: s.show("TBX21"), "TBX21 was not screened: not_in_library"),
@@ -211,7 +216,7 @@ def test_what_is_not_there_is_one_sentence(screen: Screen, case: str) -> None:
 def test_sql_reads(screen: Screen) -> None:
     frame = screen.sql("select sum(n_cells) as n, 1.5 as x from contexts where not is_pooled")
     assert frame.rows() == [(40, 1.5)]
-    assert screen.sql("describe rankings").height == 21
+    assert screen.sql("describe rankings").height == 25
 
 
 @pytest.mark.parametrize(
@@ -260,7 +265,7 @@ def test_another_schema_version_is_refused(tmp_path: Path, database: Path) -> No
     (tmp_path / "screen.duckdb").write_bytes(database.read_bytes())
     with duckdb.connect(tmp_path / "screen.duckdb") as connection:
         connection.execute("update runs set schema_version = 99")
-    with pytest.raises(DatabaseError, match="schema version 99, this knockscreen reads 4"):
+    with pytest.raises(DatabaseError, match="schema version 99, this knockscreen reads 5"):
         Screen(tmp_path)
 
 

@@ -109,8 +109,9 @@ def test_n_is_per_context_and_ranks_are_among_all(screen: Screen) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("gene,p\nA,1\n", r"has no weight column .*; it has gene, p"),
-        ("x,weight\nA,1\n", "has no gene column"),
+        ("gene,p\nA,1\n", r"has no column for the weight: .*; it has gene, p"),
+        ("x,weight\nA,1\n", "has no column for the gene"),
+        (" \nA\n", "its first line names no columns"),
         ("gene,weight\nA,1\nA,2\n", "gene A stands twice in .* of one contrast"),
         ("gene,logFC\nA,inf\n", "logFC 'inf' of gene A in .* is not a finite number"),
         ("gene,logFC\nA,up\n", "logFC 'up' of gene A"),

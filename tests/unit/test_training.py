@@ -33,7 +33,7 @@ OUTPUT = INPUT @ torch.tensor([[1.0], [-2.0], [0.5]])
 
 def squares(model, rows, generator):
     x = INPUT[rows] + 0.1 * torch.randn(len(rows), 3, generator=generator)
-    return {"loss": (model(x) - OUTPUT[rows]).square().mean()}
+    yield {"loss": (model(x) - OUTPUT[rows]).square().mean()}
 
 
 def make(loss=squares, settings=SETTINGS, *, seed=1, identity="toy") -> Trainer[nn.Linear]:
@@ -120,7 +120,7 @@ def test_training_stops_when_validation_no_longer_improves():
     def loss(model, rows, generator):
         if model.training:
             return squares(model, rows, generator)
-        return {"loss": torch.tensor(float(next(rising)))}
+        yield {"loss": torch.tensor(float(next(rising)))}
 
     trainer = make(loss, replace(SETTINGS, patience=2))
     progress = trainer.fit(DATA)
@@ -137,7 +137,7 @@ def test_history_has_both_curves_at_every_validation():
 
 
 def test_validation_weighs_rows_alike_and_repeats_itself():
-    trainer = make(lambda model, rows, generator: {"loss": torch.tensor(rows.mean())})
+    trainer = make(lambda model, rows, generator: iter([{"loss": torch.tensor(rows.mean())}]))
     assert trainer.validate(DATA)["loss"] == pytest.approx(24.5)  # batches of 4, 4 and 2
     noisy = make()
     first = noisy.validate(DATA)
@@ -146,7 +146,7 @@ def test_validation_weighs_rows_alike_and_repeats_itself():
 
 
 def test_loss_that_is_not_finite_is_one_sentence():
-    trainer = make(lambda model, rows, generator: {"loss": model.weight.sum() * math.nan})
+    trainer = make(lambda model, rows, generator: iter([{"loss": model.weight.sum() * math.nan}]))
     with pytest.raises(ConfigError, match=r"loss is nan at step 3; lower training\.learning_rate"):
         trainer.fit(DATA)
 
@@ -305,7 +305,8 @@ def test_flow_loss_is_the_mean_square_velocity_of_a_network_that_stands_still(st
     target = torch.from_numpy(np.array(store.target, dtype=np.int64))
     loss = flow.FlowLoss(latents, contexts, target, None, FLOW)
     net = flow.VelocityNet(flow.VelocitySettings(FLOW.size, 8, 8, (2, 1), 5))
-    value = loss(net, np.arange(len(store)), torch.Generator().manual_seed(0))["loss"].item()
+    (part,) = loss(net, np.arange(len(store)), torch.Generator().manual_seed(0))
+    value = part["loss"].item()
     assert value == pytest.approx(2, abs=0.15)  # x1 - x0 of two standard normals
 
 

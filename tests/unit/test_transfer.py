@@ -36,7 +36,7 @@ TINY = VaeSettings(VAE_SIZES["tiny"])
 
 
 def save(path, kind, tensors):
-    about = {"kind": kind, "vocabulary": checkpoint.describe_vocabulary(OLD)}
+    about = {"kind": kind, "vocabulary": checkpoint.describe_vocabulary(OLD), "settings": {}}
     checkpoint.save(path, tensors, about)
     return path
 
@@ -105,7 +105,7 @@ def test_targets_and_levels_are_matched_by_name_in_any_order_of_factors(old_flow
     torch.manual_seed(2)
     new = net()
     fresh = {name: value.clone() for name, value in new.state_dict().items()}
-    start = FlowStart(path, NEW)
+    start = FlowStart(path, NEW, gaussian=False)
     start.apply(new)
     donor, time = old.factors[0].weight, old.factors[1].weight
     assert torch.equal(new.factors[0].weight[0], time[1])  # Stim8hr
@@ -123,10 +123,15 @@ def test_factor_that_is_new_starts_afresh(old_flow):
     path, _ = old_flow
     new = net()
     fresh = new.factors[1].weight.detach().clone()
-    FlowStart(
-        path, replace(NEW, factors=("donor", "batch"), levels=(("D1", "D2"), ("1", "2")))
-    ).apply(new)
+    other = replace(NEW, factors=("donor", "batch"), levels=(("D1", "D2"), ("1", "2")))
+    FlowStart(path, other, gaussian=False).apply(new)
     assert torch.equal(new.factors[1].weight, fresh)
+
+
+def test_flow_that_learned_another_part_of_the_velocity_is_refused(old_flow):
+    sentence = r"flow\.safetensors was trained with flow.gaussian false, .*; set flow.gaussian to"
+    with pytest.raises(CheckpointError, match=sentence):
+        FlowStart(old_flow[0], NEW, gaussian=True)
 
 
 def test_shared_rows_are_positions_in_both_lists():

@@ -44,7 +44,7 @@ def test_every_shard_is_scored_and_no_candidate_twice(ran: Workplace) -> None:
 
 
 def test_figures_are_drawn_and_logs_and_benchmarks_kept(ran: Workplace) -> None:
-    names = "qc loss cells volcano ranking heatmap measured evaluation targets"
+    names = "qc loss cells volcano ranking heatmap measured calibration evaluation targets"
     for name in names.split():
         assert "<svg" in (results(ran) / f"figures/{name}.svg").read_text()
     assert (results(ran) / "logs/train_vae.log").is_file()

@@ -5,9 +5,12 @@ import pytest
 from fixtures.workplace import TINY, Workplace
 
 FIGURES = {f"plot_{name}" for name in (
-    "qc", "loss", "cells", "volcano", "ranking", "heatmap", "measured", "evaluation", "targets"
+    "qc", "loss", "cells", "volcano", "ranking", "heatmap", "measured", "calibration",
+    "evaluation", "targets",
 )}  # fmt: skip
-OF_SCORES = {"plot_volcano", "plot_ranking", "plot_heatmap", "plot_measured"}
+OF_SCORES = {
+    "plot_volcano", "plot_ranking", "plot_heatmap", "plot_measured", "plot_calibration",
+}  # fmt: skip
 EVALUATED = {"evaluate", "plot_evaluation", "plot_targets"}
 RANKED = {"gate", "rank", "build_db"} | OF_SCORES
 SCREENED = EVALUATED | {

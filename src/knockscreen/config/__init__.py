@@ -45,6 +45,7 @@ from knockscreen.config.reading import (
     validate,
 )
 from knockscreen.config.results import (
+    AnnotationsConfig,
     EvaluateConfig,
     ExternalColumns,
     ExternalConfig,
@@ -59,6 +60,7 @@ __all__ = [
     "DATA_FOLDER",
     "PRESET_CONTEXTS",
     "TIME_OF_SCLDM",
+    "AnnotationsConfig",
     "Columns",
     "Config",
     "Contexts",

@@ -58,6 +58,10 @@ class FlowConfig(Section):
     size: Literal["tiny", "small", "base", "cd4"] = Field(description="named size")
     condition_dropout: Fraction = Field(description="rows without a condition, drawn for each")
     target_dropout: Fraction = Field(description="rows without target embedding")
+    compile: Literal["auto", "never", "always"] = Field(
+        description="compile the network first; auto: on a CPU, for long trainings"
+    )
+    gaussian: bool = Field(description="learn what is beyond the velocity of normal latents")
     init_from: InputPath | None = Field(description="checkpoint (.safetensors) to start from")
     training: TrainingConfig
 

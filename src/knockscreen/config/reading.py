@@ -18,6 +18,7 @@ from knockscreen.config.data import (
 )
 from knockscreen.config.model import EffectConfig, FlowConfig, ScreenConfig, VaeConfig
 from knockscreen.config.results import (
+    AnnotationsConfig,
     EvaluateConfig,
     ExternalConfig,
     GateConfig,
@@ -51,6 +52,7 @@ class Config(Section):
     external: list[ExternalConfig] = Field(description="measured tables from elsewhere")
     gate: GateConfig
     rank: RankConfig
+    annotations: AnnotationsConfig
     evaluate: EvaluateConfig
     sweep: SweepConfig
     report: ReportConfig

@@ -65,6 +65,12 @@ class GateConfig(Section):
     max_p: Fraction = Field(description="largest permutation p")
 
 
+class AnnotationsConfig(Section):
+    """What the user knows of genes, shown beside each knock-down and used for nothing else."""
+
+    file: InputPath | None = Field(description="TSV or CSV: gene, then any columns; null: none")
+
+
 class EvaluateConfig(Section):
     """How predictions are judged by held-out cells."""
 

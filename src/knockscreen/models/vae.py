@@ -18,10 +18,13 @@ from torch.nn import functional as F
 
 from knockscreen.models.linear_cells import LinearCells
 from knockscreen.nn.blocks import Block, CrossAttentionBlock, layer_norm
-from knockscreen.nn.likelihood import nb_log_prob
+from knockscreen.nn.likelihood import nb_sum_log_prob
+from knockscreen.nn.sparse import attend_sparse, expressed
 
 BINS = 10
 BIN_HIDDEN = 64
+DENSE = 0.5
+"""Share of counts above zero from which a cell's tokens are all made, as they are on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,12 @@ class Batch(NamedTuple):
     offset: Tensor | None = None
     """(B, G) linear part of each cell's knock-down."""
 
+    def part(self, cells: slice) -> "Batch":
+        """Return the batch of some of its cells."""
+        offset = None if self.offset is None else self.offset[cells]
+        counts, target, library_size = (x[cells] for x in self[:3])
+        return Batch(counts, target, library_size, offset)
+
 
 class Decoded(NamedTuple):
     """NB parameters of the panel genes."""
@@ -95,8 +104,11 @@ class SoftBin(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map counts (..., 1) to (..., E)."""
-        weights = torch.softmax(self.outer(F.silu(self.inner(x))), dim=-1)  # (..., 10)
-        return weights @ self.bins
+        hidden = F.silu(self.inner(x)).flatten(0, -2)  # (n, 64)
+        logits = self.outer.weight @ hidden.T + self.outer.bias[:, None]
+        weights = torch.softmax(logits, dim=0)  # (10, n): far quicker this way round
+        mixed: Tensor = weights.T @ self.bins  # (n, E)
+        return mixed.view(*x.shape[:-1], mixed.shape[1])
 
 
 class TransformerVAE(nn.Module):
@@ -186,6 +198,25 @@ class TransformerVAE(nn.Module):
         added: Tensor = self.count_input(counts[..., None])
         return table[None] + added
 
+    def pool_sparse(self, counts: Tensor, gene_index: Tensor | None) -> Tensor | None:
+        """Return ``pool`` of ``tokens(counts)`` (B, T, E), with tokens of expressed genes alone.
+
+        None where that is slower (many genes are expressed; on a GPU) or not exact.
+        """
+        if counts.device.type != "cpu" or counts.count_nonzero() >= DENSE * counts.numel():
+            return None
+        table = self.gene_table.weight[1:] if gene_index is None else self.gene_table(gene_index)
+        where = expressed(counts)
+        value = counts[where.cell, where.gene][:, None]  # (n, 1)
+        own = F.embedding(where.gene, table)  # (n, E)
+        if self.count_input is None:
+            tokens, silent = own * torch.log1p(value), torch.zeros_like(table)
+        else:
+            tokens = own + self.count_input(value)
+            silent = table + self.count_input(value.new_zeros(1, 1))
+        y = attend_sparse(self.pool, self.inducing, tokens, silent, where)
+        return None if y is None else self.pool.finish(y)
+
     def encode(
         self, counts: Tensor, gene_index: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
@@ -200,7 +231,9 @@ class TransformerVAE(nn.Module):
         gene_index
             (G,) row of each column in the gene table; default: the panel in order, 1..G.
         """
-        x = self.pool(self.inducing, self.tokens(counts, gene_index))  # (B, T, E)
+        x = self.pool_sparse(counts, gene_index)
+        if x is None:
+            x = self.pool(self.inducing, self.tokens(counts, gene_index))  # (B, T, E)
         for block in self.encoder:
             x = block(x)
         mean = self.latent_norm(self.to_latent(x))  # (B, T, D)
@@ -244,7 +277,7 @@ class TransformerVAE(nn.Module):
         else:
             rest = gene_index.new_zeros(1 - first)
             index = torch.cat([rest, gene_index])
-        out = self.head(self.unpool(self.gene_table(index), x))  # (B, G', 1 or 2)
+        out = self.unpool.read(self.gene_table(index), x, self.head)  # (B, G', 1 or 2)
         logits = out[..., 0].float()
         if self.linear is not None:
             logits = logits + self.linear.decode(z[:, own:].flatten(1), index)
@@ -277,7 +310,7 @@ class TransformerVAE(nn.Module):
                 z = torch.cat([own + noise * (0.5 * log_variance).exp(), components], dim=1)
             kl = 0.5 * (own.square() + log_variance.exp() - 1 - log_variance).sum((1, 2)).mean()
         decoded = self.decode(z, batch.library_size, batch.offset)
-        nll = -nb_log_prob(batch.target, decoded.mu, decoded.theta).sum(1).mean()
+        nll = -nb_sum_log_prob(batch.target, decoded.mu, decoded.theta) / len(mean)
         return {"loss": nll + kl_weight * kl, "nll": nll, "kl": kl}
 
 

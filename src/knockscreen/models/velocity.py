@@ -2,10 +2,14 @@
 
 DiT (Peebles & Xie 2023) over latent tokens with adaLN-Zero. The condition is the sum of the time
 embedding, one learned vector per context factor, and one per target; a gene never knocked down in
-training enters through a projection of its features instead of a learned vector.
+training enters through a projection of its features instead of a learned vector. By default the
+network learns what the velocity has beyond that of normal latents with the mean and variance of
+their context, which is known (:class:`ContextGaussians`).
 Shapes: B cells, L latent tokens, D latent width, W model width, K context factors, F features.
 """
 
+import itertools
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -48,6 +52,8 @@ class VelocitySettings:
     targets: int
     """Learned targets, control included."""
     features: int = 0
+    gaussian: bool = False
+    """Whether the velocity starts from that of normal latents."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,65 @@ class Condition:
         """Return the condition of some rows."""
         features = None if self.features is None else self.features[index]
         return Condition(self.contexts[index], self.target[index], features)
+
+
+def join(conditions: list[Condition]) -> Condition:
+    """Return the rows of several conditions, one after the other."""
+    features = [c.features for c in conditions if c.features is not None]
+    return Condition(
+        torch.cat([c.contexts for c in conditions]),
+        torch.cat([c.target for c in conditions]),
+        torch.cat(features) if features else None,
+    )
+
+
+class ContextGaussians(nn.Module):
+    """The exact velocity of normal latents whose mean and variance are those of their context.
+
+    Buffers and no parameters: fitted before training, part of every checkpoint. A context is any
+    combination of levels, nulls among them.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, levels: tuple[int, ...], tokens: int, dim: int) -> None:
+        super().__init__()
+        self.levels = levels
+        contexts = math.prod(n + 1 for n in levels)
+        self.register_buffer("mean", torch.zeros(contexts, tokens, dim))
+        self.register_buffer("variance", torch.ones(contexts, tokens, dim))
+
+    def index(self, codes: Tensor) -> Tensor:
+        """Return the row (B,) of each combination of level codes (B, K)."""
+        row = torch.zeros(len(codes), dtype=torch.long, device=codes.device)
+        for k, n in enumerate(self.levels):
+            row = row * (n + 1) + codes[:, k]
+        return row
+
+    @torch.no_grad()
+    def fit(self, latents: Tensor, codes: Tensor, prior: float = 50.0) -> None:
+        """Take mean and variance of each combination from standardised latents (N, L, D).
+
+        Of cells with codes (N, K), ``prior`` standard normal ones taken to be among those of each
+        combination. A null holds every level.
+        """
+        for combination in itertools.product(*(range(n + 1) for n in self.levels)):
+            wanted = torch.tensor(combination)
+            free = wanted == torch.tensor(self.levels)
+            x = latents[((codes == wanted) | free).all(1)].double()
+            total = len(x) + prior
+            mean = x.sum(0) / total
+            row = self.index(wanted[None])[0]
+            self.mean[row] = mean
+            self.variance[row] = (x.square().sum(0) + prior) / total - mean.square()
+
+    def forward(self, x: Tensor, t: Tensor, codes: Tensor) -> Tensor:
+        """Return E[x_1 - x_0 | x_t] (B, L, D) at x (B, L, D), flow time t (B, 1, 1)."""
+        row = self.index(codes)
+        mean, variance = self.mean[row], self.variance[row]
+        slope = (t * variance - (1 - t)) / (t**2 * variance + (1 - t) ** 2)
+        return mean + slope * (x - t * mean)
 
 
 class VelocityNet(nn.Module):
@@ -94,6 +159,11 @@ class VelocityNet(nn.Module):
             self.unseen: nn.Parameter | None = nn.Parameter(torch.zeros(width))
         else:
             self.project = self.unseen = None
+        self.gaussians: ContextGaussians | None = None
+        if settings.gaussian:
+            self.gaussians = ContextGaussians(
+                settings.levels, settings.latent_tokens, settings.latent_dim
+            )
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -132,7 +202,21 @@ class VelocityNet(nn.Module):
         return F.silu(c + learned)
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Return the velocity (B, L, D) at x (B, L, D) and flow time t (B,)."""
+        """Return the velocity (B, L, D) at x (B, L, D) and flow time t (B,).
+
+        Standard normal latents have x_t of variance ``s2 = t^2 + (1 - t)^2``, and a velocity that
+        x_t leaves uncertain with variance ``1 / s2``. Beside the Gaussians the network reads and
+        writes in these units, as Karras et al. (2022, eq. 7) have it for diffusion.
+        """
+        if self.gaussians is None:
+            return self.learned(x, t, condition)
+        time = t.to(x.dtype).view(-1, 1, 1)
+        scale = (time**2 + (1 - time) ** 2).rsqrt()
+        known: Tensor = self.gaussians(x, time, condition.contexts)
+        return known + scale * self.learned(scale * x, t, condition)
+
+    def learned(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Return what the network itself says, (B, L, D): zero before training."""
         c = self.embed(t, condition)  # (B, W)
         h = self.input(x) + self.position  # (B, L, W)
         for block in self.blocks:

@@ -35,9 +35,14 @@ class SwiGLU(nn.Module):
         self.value = nn.Linear(width, hidden, bias=False)
         self.out = nn.Linear(hidden, width, bias=False)
 
+    def hidden(self, x: Tensor) -> Tensor:
+        """Map (..., width) to the hidden layer (..., 8/3 width)."""
+        hidden: Tensor = F.silu(self.gate(x)) * self.value(x)
+        return hidden
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., width) to (..., width)."""
-        mapped: Tensor = self.out(F.silu(self.gate(x)) * self.value(x))
+        mapped: Tensor = self.out(self.hidden(x))
         return mapped
 
 
@@ -104,25 +109,44 @@ class CrossAttentionBlock(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
         self.mlp = SwiGLU(width)
 
-    def forward(self, queries: Tensor, memory: Tensor) -> Tensor:
-        """Map queries (N, E), the same for every cell, and memory (B, M, E) to (B, N, E)."""
-        q = split_heads(
-            self.query(self.norm_query(queries)).unsqueeze(0), self.heads
-        )  # (1,H,N,E/H)
+    def attend(self, queries: Tensor, memory: Tensor) -> Tensor:
+        """Return y (B, N, E) of queries (N, E), the same for every cell, over memory (B, M, E)."""
+        q = self.queries(queries).expand(len(memory), -1, -1, -1)  # (B, H, N, E/H)
         k, v = (
             split_heads(part, self.heads)
             for part in self.key_value(self.norm_memory(memory)).chunk(2, dim=-1)
         )  # (B, H, M, E/H)
-        q = q.expand(memory.shape[0], -1, -1, -1)  # (B, H, N, E/H)
-        attended = self.out(merge_heads(F.scaled_dot_product_attention(q, k, v)))  # (B, N, E)
-        y = queries + attended
+        attended: Tensor = self.out(merge_heads(F.scaled_dot_product_attention(q, k, v)))
+        return queries + attended
+
+    def queries(self, queries: Tensor) -> Tensor:
+        """Return the projected queries (1, H, N, E/H) of (N, E)."""
+        return split_heads(self.query(self.norm_query(queries)).unsqueeze(0), self.heads)
+
+    def forward(self, queries: Tensor, memory: Tensor) -> Tensor:
+        """Map queries (N, E), the same for every cell, and memory (B, M, E) to (B, N, E)."""
+        return self.finish(self.attend(queries, memory))
+
+    def finish(self, y: Tensor) -> Tensor:
+        """Return the block's output (B, N, E) of what its attention gave."""
         mapped: Tensor = y + self.mlp(self.norm_mlp(y))
         return mapped
+
+    def read(self, queries: Tensor, memory: Tensor, head: nn.Linear) -> Tensor:
+        """Return ``head(self(queries, memory))`` (B, N, O) with the last maps made one.
+
+        The head is linear, and so is the MLP's last map: their product, for an output of a few
+        numbers, spares a third of the MLP.
+        """
+        y = self.attend(queries, memory)
+        folded = head.weight @ self.mlp.out.weight  # (O, 8/3 E)
+        out: Tensor = head(y) + F.linear(self.mlp.hidden(self.norm_mlp(y)), folded)
+        return out
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Return ``x * (1 + scale) + shift`` with (B, D) parameters over (B, N, D) tokens."""
-    return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
+    return torch.addcmul(shift.unsqueeze(1), x, 1 + scale.unsqueeze(1))
 
 
 class AdaLNBlock(nn.Module):
@@ -141,13 +165,10 @@ class AdaLNBlock(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Map tokens (B, N, D) under condition (B, D), after its SiLU, to (B, N, D)."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition).chunk(6, -1)
-        x = x + gate_a.unsqueeze(1) * self.attention(
-            modulate(self.norm_attention(x), shift_a, scale_a)
-        )
-        mixed: Tensor = x + gate_m.unsqueeze(1) * self.mlp(
-            modulate(self.norm_mlp(x), shift_m, scale_m)
-        )
-        return mixed
+        attended = self.attention(modulate(self.norm_attention(x), shift_a, scale_a))
+        x = torch.addcmul(x, gate_a.unsqueeze(1), attended)
+        mixed = self.mlp(modulate(self.norm_mlp(x), shift_m, scale_m))
+        return torch.addcmul(x, gate_m.unsqueeze(1), mixed)
 
 
 def time_features(t: Tensor, width: int = 256, max_period: float = 1e4) -> Tensor:

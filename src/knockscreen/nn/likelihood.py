@@ -30,6 +30,24 @@ def nb_log_prob(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
     )
 
 
+def nb_sum_log_prob(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
+    """Return the sum () of ``nb_log_prob`` over cells and genes, for ``mu`` (B, G).
+
+    A count of zero has ``theta [ln(theta) - ln(theta + mu)]`` alone, so that the other terms, the
+    dear lgamma among them, are made for the other counts only.
+    """
+    log_total = torch.log(theta + mu + EPS)  # (B, G)
+    silent = (theta * (torch.log(theta + EPS) - log_total)).sum()
+    there = x.flatten().nonzero()[:, 0]  # (n,), n counts above zero
+    some = x.flatten()[there]
+    of_gene = theta.dim() == 1
+    shape = theta[there % x.shape[1]] if of_gene else theta.flatten().index_select(0, there)
+    rate = torch.log(mu.flatten().index_select(0, there) + EPS)
+    rate = rate - log_total.flatten().index_select(0, there)
+    ways = torch.lgamma(some + shape) - torch.lgamma(shape) - torch.lgamma(some + 1)
+    return silent + (some * rate + ways).sum()
+
+
 def nb_sample(mu: Tensor, theta: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Return NB counts as Poisson draws of Gamma rates, in the shape of ``mu``."""
     shape = theta.expand_as(mu)

@@ -8,6 +8,8 @@ T targets of one program, context and kind of evidence, J decoys of that kind.
 - ``p = (b + 1) / (J + 1)`` with b decoys as extreme or more, in each direction; fewer than
   :data:`FEWEST_DECOYS` give no p-value. Of genes never knocked down it says that their features
   single them out, which is not that the model is right about them: they get no FDR.
+- Measured scores have decoys that are measured (:mod:`knockscreen.score.measured_decoys`), and are
+  counted in units of their own error, as real cells are not denoised.
 - :func:`direction_p_value` asks whether a knock-down moves the program more than others of its
   size do: is it this direction, or just a strong knock-down?
 """
@@ -16,7 +18,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from knockscreen.names import Direction, Evidence, parse_context
+from knockscreen.names import Direction, Evidence
 from knockscreen.score.statistics import benjamini_hochberg
 
 Floats = NDArray[np.float64]
@@ -109,27 +111,56 @@ def calibrated(rows: pl.DataFrame, decoys: pl.DataFrame) -> pl.DataFrame:
         found = part.with_columns(
             pl.lit(noise, pl.Float64).alias("noise_sd"),
             pl.lit(_shared_error(part, here, str(evidence)), pl.Float64).alias("shared_sd"),
-            pl.lit(len(null), pl.Int32).alias("n_decoys"),
-            pl.col("specific_toward").alias("program_specificity_p_toward"),
-            pl.col("specific_away").alias("program_specificity_p_away"),
-            *_p_values(part, null),
+            *_against(part, null),
         )
         spread = (pl.col("score_sd").fill_null(0.0).pow(2) + noise**2).sqrt() if noise else None
         parts.append(found if spread is None else found.with_columns(score_sd=spread))
     return pl.concat(parts).sort("context", "target_gene_id") if parts else rows
 
 
+def calibrated_measured(rows: pl.DataFrame, decoys: pl.DataFrame) -> pl.DataFrame:
+    """Return the measured scores of one program and source with what the nulls say of them.
+
+    The columns that :func:`calibrated` adds, but of the errors: measured scores have their own.
+    Scores and decoys are counted in units of their ``own_error``, so that few cells are no find.
+
+    Parameters
+    ----------
+    rows, decoys
+        context, score, own_error; rows also control_error, magnitude, specific_toward,
+        specific_away. A target or decoy without own_error is not counted.
+    """
+    parts = []
+    for (context,), part in rows.group_by("context", maintain_order=True):
+        null = decoys.filter(pl.col("context") == context).drop_nulls()
+        parts.append(part.with_columns(*_against(part, null.filter(pl.col("own_error") > 0))))
+    return pl.concat(parts) if parts else rows
+
+
+def _against(part: pl.DataFrame, null: pl.DataFrame) -> list[pl.Expr | pl.Series]:
+    """Return all that decoys, random programs and other knock-downs say of one family."""
+    return [
+        pl.lit(len(null), pl.Int32).alias("n_decoys"),
+        pl.col("specific_toward").alias("program_specificity_p_toward"),
+        pl.col("specific_away").alias("program_specificity_p_away"),
+        *_p_values(part, null),
+    ]
+
+
 def _p_values(part: pl.DataFrame, null: pl.DataFrame) -> list[pl.Series]:
     """Return p-values, FDR and direction p-values in both directions; NULL where there is none."""
-    score, magnitude = part["score"].to_numpy(), part["magnitude"].to_numpy()
+    score, unit = _numbers(part, "score"), _numbers(part, "own_error", 1.0)
+    magnitude, error = _numbers(part, "magnitude"), _numbers(part, "control_error")
+    of_null, null_unit = _numbers(null, "score"), _numbers(null, "own_error", 1.0)
     known = np.isfinite(score)
-    error = part["control_error"].fill_null(float("nan")).to_numpy()[0]
-    of_null = null["score"].to_numpy()
-    shift = shared_shift(score[known], of_null, float(np.nan_to_num(error))) if known.any() else 0.0
+    tested = known & (unit > 0)
+    limit = float(np.median(error[np.isfinite(error)])) if np.isfinite(error).any() else 0.0
+    shift = shared_shift(score[known], of_null, limit) if known.any() else 0.0
     out = []
     for direction, sign in SIGN.items():
         found = {name: np.full(len(score), np.nan) for name in ("p_value", "direction_p")}
-        found["p_value"][known] = empirical_p_value(sign * (score[known] - shift), sign * of_null)
+        moved = sign * (score[tested] - shift) / unit[tested]
+        found["p_value"][tested] = empirical_p_value(moved, sign * of_null / null_unit)
         found["direction_p"][known] = direction_p_value(sign * score[known], magnitude[known])
         unseen = (part["evidence"] == Evidence.PREDICTED_UNSEEN.value).to_numpy()
         found["fdr"] = benjamini_hochberg(np.where(unseen, np.nan, found["p_value"]))
@@ -138,6 +169,13 @@ def _p_values(part: pl.DataFrame, null: pl.DataFrame) -> list[pl.Series]:
             for name, values in found.items()
         ]
     return out
+
+
+def _numbers(rows: pl.DataFrame, column: str, otherwise: float = float("nan")) -> Floats:
+    """Return a column as numbers, NULL as NaN; ``otherwise`` everywhere if there is no such."""
+    if column not in rows.columns:
+        return np.full(len(rows), otherwise)
+    return np.asarray(rows[column].cast(pl.Float64).fill_null(float("nan")).to_numpy())
 
 
 def _noise(
@@ -181,33 +219,3 @@ def _variance(rows: pl.DataFrame) -> float:
         return 0.0
     error = rows["score_sd"].fill_null(0.0).to_numpy()
     return max(float(rows["score"].to_numpy().var(ddof=1) - (error**2).mean()), 0.0)
-
-
-def with_concordance(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return scores of one program with ``donor_concordance`` and ``donor_sd`` of pooled rows.
-
-    They are the share of the separate contexts behind a pooled score that have its sign, and the
-    standard deviation of their scores; NULL in separate contexts, and with fewer than two behind.
-    """
-    names = rows["context"].unique().to_list()
-    factors = max((len(parse_context(name)) for name in names), default=0)
-    separate = [name for name in names if len(parse_context(name)) == factors]
-    of = [
-        (name, level)
-        for name in names
-        if len(parse_context(name)) < factors
-        for level in separate
-        if parse_context(name).items() <= parse_context(level).items()
-    ]
-    pairs = pl.DataFrame(of, schema={"context": pl.String, "level": pl.String}, orient="row")
-    keys = ["context", "target_gene_id"]
-    levels = rows.select(pl.col("context").alias("level"), "target_gene_id", at_level="score")
-    joined = rows.select(*keys, "score").join(pairs, on="context").join(
-        levels.drop_nulls(), on=["level", "target_gene_id"]
-    )  # fmt: skip
-    agrees = pl.col("at_level").sign() == pl.col("score").sign()
-    found = joined.group_by(keys).agg(
-        pl.when(pl.len() > 1).then(agrees.mean()).alias("donor_concordance"),
-        pl.col("at_level").std().alias("donor_sd"),
-    )
-    return rows.join(found, on=keys, how="left", maintain_order="left")

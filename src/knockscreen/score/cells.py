@@ -37,6 +37,7 @@ class StoredCells:
     indptr: NDArray[np.int64]
     indices: NDArray[Any]
     counts: NDArray[Any]
+    n_decoys: int  # that the configuration asked for when the store was made
 
     def cp10k(self, rows: Ints) -> Any:
         """Return counts per 10,000 of store rows as a sparse matrix (len(rows), G), float64.
@@ -95,6 +96,7 @@ def open_store(folder: Path | str, splits: Sequence[str] = ()) -> StoredCells:
         indptr=np.asarray(arrays["indptr"]),
         indices=arrays["indices"],
         counts=arrays["counts"],
+        n_decoys=len(described.get("decoys", [])),
     )
 
 

@@ -13,8 +13,8 @@ kind of evidence:
   the AUROC, ``(b + 1) / (n + 1)``. The units are knock-downs: generated cells are free.
 
 - ``program_p``: share of random programs that the controls move as far in their directions
-  (:mod:`knockscreen.score.program_null`). Controls of one pathway move together, so that a random
-  program may have a high AUROC as well; it does not have the size.
+  (:mod:`knockscreen.score.control_effects`). Controls of one pathway move together, so that a
+  random program may have a high AUROC as well; it does not have the size.
 
 A program passes in a context if AUROC, sign and both p reach their settings, and stays
 ``exploratory`` everywhere if it fails in more than half of the contexts that are reported (the
@@ -32,11 +32,13 @@ from numpy.typing import NDArray
 
 from knockscreen.artifacts import atomic, read_json
 from knockscreen.config import GateConfig, ProgramsConfig, Section
-from knockscreen.errors import DataError, suggest
+from knockscreen.errors import DataError
 from knockscreen.names import Direction, Evidence
+from knockscreen.score.control_effects import ControlEffects, read_control_effects
 from knockscreen.score.metrics import average_precision
-from knockscreen.score.program_null import ControlEffects, read_control_effects
 from knockscreen.score.programs import ProgramMatrix
+from knockscreen.score.random_programs import control_background
+from knockscreen.score.text_tables import missing_column, read_text_table
 from knockscreen.score.verdicts import (
     CONTROLS,
     EXPLORATORY,
@@ -83,20 +85,11 @@ def read_controls(path: Path | str) -> pl.DataFrame:
         The file is missing or no table, lacks a column, names a control twice, or gives a direction
         that is neither toward nor away.
     """
-    path = Path(path)
-    if not path.is_file():
-        msg = f"control file '{path}' does not exist; set gate.controls to a TSV of {COLUMNS}."
-        raise DataError(msg)
-    try:
-        table = pl.read_csv(path, separator="\t", infer_schema=False, comment_prefix="#")
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        msg = f"control file '{path}' is not a TSV table: {str(error).splitlines()[0]}."
-        raise DataError(msg) from error
+    instead = f"set gate.controls to a TSV of {', '.join(COLUMNS)}"
+    table = read_text_table(path, "control file", instead)
     for column in COLUMNS:
         if column not in table.columns:
-            near = suggest(column, table.columns)
-            msg = f"control file '{path}' has no column '{column}'{near}."
-            raise DataError(msg)
+            raise DataError(missing_column(f"control file '{path}'", [column], table.columns))
     table = table.select(pl.col(name).str.strip_chars() for name in COLUMNS)
     for program, gene, direction, _ in table.iter_rows():
         if direction not in set(Direction):
@@ -264,11 +257,12 @@ def gate_program(
     of_program = controls.filter(pl.col("program") == program).drop("program")
     control_rows, gates = [pl.DataFrame(schema=CONTROLS)], []
     scores = scores.drop_nulls("score").sort("context", "evidence", "target_gene_id")
+    p_values = effects.p_values(program) if effects is not None and len(of_program) else None
     for (context,), part in scores.group_by("context", maintain_order=True):
         for evidence, rows in _kinds(part).items():
             null = None
-            if effects is not None:
-                null = partial(effects.p_value, program, str(context), evidence)
+            if p_values is not None:
+                null = partial(p_values, str(context), evidence)
             found, gate = gate_context(rows, of_program, settings, null)
             key = {"program": program, "context": context, "evidence": evidence}
             if evidence != PREDICTED:
@@ -289,7 +283,7 @@ def effects_of_controls(
     predicted: Sequence[Path],
     measured: Path | None,
 ) -> ControlEffects:
-    """Return the effects of every control of a run, and the expression of its panel."""
+    """Return the effects of every control of a run, and what control cells say of its panel."""
     described = {gene["gene_id"]: gene["gene"] for gene in read_json(store / "store.json")["genes"]}
     targets = {
         target["target_gene_id"]: target["target_gene"]
@@ -297,10 +291,8 @@ def effects_of_controls(
     }
     named = set(controls["gene"])
     ids = [i for i, name in (described | targets).items() if i in named or name in named]
-    panel = pl.read_parquet(store / "panel.parquet", columns=["gene_id", "mean"])
-    known = dict(panel.iter_rows())
-    mean = np.array([known.get(gene_id) or 0.0 for gene_id in programs.gene_ids])
-    return read_control_effects(predicted, measured, ids, programs, mean)
+    background = control_background(store, programs)
+    return read_control_effects(predicted, measured, ids, programs, background)
 
 
 def write_gates(

@@ -14,10 +14,15 @@ P programs, R split halves. Cells are read one target at a time.
   NULL, and the standard error is Welch's with cells as units, ``sqrt(var_t / n_t + var_c / n_c)``
   (NULL with fewer than two cells on a side), a lower bound.
 - A pooled context is the unweighted mean over the contexts in which the target was measured.
+- Beside each score: ``own_error`` and ``control_error``, the parts of its error from the target's
+  cells and from the control's; ``guide_concordance``, the share of the target's guides whose own
+  score has its sign (NULL with fewer than two); what random programs and its magnitude say.
+- Decoys (:mod:`knockscreen.score.measured_decoys`) are scored beside, for the rankings.
 """
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +38,7 @@ from knockscreen.score.cells import StoredCells, open_store
 from knockscreen.score.contexts import pooled_contexts
 from knockscreen.score.effects import log2_fold_change
 from knockscreen.score.halves import ceiling_table
+from knockscreen.score.measured_decoys import decoy_table, own_error
 from knockscreen.score.moments import (
     SPLIT_HALVES,
     Controls,
@@ -45,6 +51,7 @@ from knockscreen.score.moments import (
     score_target,
 )
 from knockscreen.score.programs import ProgramMatrix
+from knockscreen.score.random_programs import Beside, ProgramNull
 from knockscreen.score.replicates import (
     ReplicateKind,
     Replicates,
@@ -58,6 +65,7 @@ from knockscreen.score.statistics import benjamini_hochberg
 log = logging.getLogger(__name__)
 
 ROWS_PER_WRITE = 500_000
+WRITTEN = ("effects", "programs", "ceiling", "decoys")
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -153,20 +161,24 @@ class _Collected:
     error: Floats  # (T, X, P)
     p_value: Floats  # (T, X, P)
     units: NDArray[np.int64]  # (T, X) replicate units
+    own_error: Floats  # (T, X, P) without that of the control
+    control_error: Floats  # (T, X, P)
+    guide_concordance: Floats  # (T, X, P)
     halves: NDArray[np.float32]  # (R, 2, T, X, P)
     n_genes: NDArray[np.int64]  # (T, P)
     n_cells: NDArray[np.int64]  # (T, X)
+    beside: Beside
 
     @classmethod
     def empty(cls, t: int, x: int, p: int) -> "_Collected":
+        numbers = ("score", "error", "p_value", "own_error", "control_error", "guide_concordance")
         return cls(
-            np.full((t, x, p), np.nan),
-            np.full((t, x, p), np.nan),
-            np.full((t, x, p), np.nan),
-            np.zeros((t, x), dtype=np.int64),
-            np.full((SPLIT_HALVES, 2, t, x, p), np.nan, dtype=np.float32),
-            np.zeros((t, p), dtype=np.int64),
-            np.zeros((t, x), dtype=np.int64),
+            **{name: np.full((t, x, p), np.nan) for name in numbers},
+            units=np.zeros((t, x), dtype=np.int64),
+            halves=np.full((SPLIT_HALVES, 2, t, x, p), np.nan, dtype=np.float32),
+            n_genes=np.zeros((t, p), dtype=np.int64),
+            n_cells=np.zeros((t, x), dtype=np.int64),
+            beside=Beside.empty(p, x, t),
         )
 
     def add(
@@ -186,6 +198,11 @@ class _Collected:
                 score = self.score[i, x] = found.score[there].mean(axis=0)
                 phi = overdispersion(*found.replicates, found.cell_variance, there)
                 error, self.p_value[i, x] = judge(score, phi, found.cell_variance, counts, there)
+                own = own_error(score, phi, found.cell_variance, counts[0], there)
+                self.own_error[i, x] = own
+                of_control = own_error(score, phi, found.cell_variance, counts[1], there)
+                self.control_error[i, x] = of_control
+                self.guide_concordance[i, x] = found.guides.concordance(score, there)
                 cell_error = np.sqrt(found.variance[there].sum(axis=0)) / len(there)
                 self.error[i, x] = np.where(np.isnan(error), cell_error, error)
                 self.halves[:, :, i, x] = found.halves[:, :, there].mean(axis=2)
@@ -211,9 +228,29 @@ class _Collected:
                 "n_replicates": self.units[i, x].astype(np.int32),
                 "p_value": self.p_value[i, x, p],
                 "fdr": fdr[i, x, p],
+                "own_error": self.own_error[i, x, p],
+                "control_error": self.control_error[i, x, p],
+                "guide_concordance": self.guide_concordance[i, x, p],
+                "magnitude": self.beside.magnitude[x, i],
+                "specific_toward": self.beside.toward[p, x, i],
+                "specific_away": self.beside.away[p, x, i],
             }
         )
         return frame.fill_nan(None).sort("program", "context", "target_gene_id")
+
+
+def _deltas(
+    effects: pa.Table, contexts: Sequence[str], gene_ids: Sequence[str], own: int
+) -> Floats:
+    """Return the deltas (X, G) of one target in panel order, 0 where it has none; its gene is 0."""
+    found = np.zeros((len(contexts), len(gene_ids)))
+    rows = effects["delta"].to_numpy().reshape(-1, len(gene_ids))
+    names = effects["context"].to_pylist()[:: len(gene_ids)]
+    place = np.array([list(contexts).index(name) for name in names], dtype=np.int64)
+    found[place[:, None], np.argsort(np.array(gene_ids))] = np.nan_to_num(rows)
+    if own >= 0:
+        found[:, own] = 0.0
+    return found
 
 
 def _write_effects(path: Path, tables: Iterator[pa.Table]) -> None:
@@ -237,10 +274,12 @@ def write_measured(
     seed: int,
     splits: Sequence[str] = (),
     replicates: ReplicateKind = "auto",
+    null: ProgramNull | None = None,
 ) -> list[Path]:
-    """Measure every target and write effects.parquet, programs.parquet and ceiling.parquet.
+    """Measure every target; write effects, programs, ceiling and decoys, each a Parquet file.
 
-    ``replicates`` says what a replicate unit is (:func:`replicate_units`).
+    ``replicates`` says what a replicate unit is (:func:`replicate_units`), ``null`` has the random
+    programs that each score is compared with.
 
     Each target's halves come from its own random stream, (seed, code of the target), so that they
     do not depend on the other targets.
@@ -267,14 +306,21 @@ def write_measured(
                 programs=programs, controls=controls, bulks=bulks, rng=rng,
             )  # fmt: skip
             collected.add(i, found, (n, controls.moments.n), groups)
-            yield target_effects(cells, chosen, controls, own, groups=groups, target_gene_id=name)
+            effects = target_effects(
+                cells, chosen, controls, own, groups=groups, target_gene_id=name
+            )
+            deltas = _deltas(effects, list(groups), cells.gene_ids, columns.get(name, -1))
+            collected.beside.add(i, deltas, collected.score[i].T, null)
+            yield effects
             if (i + 1) % 100 == 0 or i + 1 == len(members):
                 log.info("measured %d of %d knock-downs", i + 1, len(members))
 
-    paths = [Path(output_dir) / f"{name}.parquet" for name in ("effects", "programs", "ceiling")]
-    with atomic(paths[0]) as effects, atomic(paths[1]) as scores, atomic(paths[2]) as ceiling:
+    paths = [Path(output_dir) / f"{name}.parquet" for name in WRITTEN]
+    with ExitStack() as stack:
+        effects, scores, ceiling, decoys = (stack.enter_context(atomic(path)) for path in paths)
         _write_effects(effects, tables())
         names = [cells.target_gene_ids[code] for code in members]
         collected.table(programs, list(groups), names).write_parquet(scores)
         ceiling_table(collected.halves, programs.names, list(groups)).write_parquet(ceiling)
+        decoy_table(cells, programs, unit, groups, seed=seed).write_parquet(decoys)
     return paths

@@ -5,7 +5,7 @@ CP10k with the library size over all genes. Cells are read in chunks of rows, so
 grow with their number.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -215,6 +215,30 @@ def measure_controls(
 
 
 @dataclass(frozen=True)
+class GuideScores:
+    """Program scores of one target guide by guide: B guides in a context, control taken off."""
+
+    context: Ints  # (B,)
+    guide: Ints  # (B,)
+    score: Floats  # (B, P)
+
+    def concordance(self, score: Floats, members: Sequence[int]) -> Floats:
+        """Return the share of guides (P,) whose own score has the sign of ``score`` (P,).
+
+        Over the contexts ``members``; a guide's score is the mean over those it has cells in. NaN
+        with fewer than two guides.
+        """
+        here = np.isin(self.context, members)
+        names, code = np.unique(self.guide[here], return_inverse=True)
+        if len(names) < 2:
+            return np.full(len(score), np.nan)
+        total = np.zeros((len(names), len(score)))
+        np.add.at(total, code.reshape(-1), self.score[here])
+        agrees = np.sign(total) == np.sign(score)
+        return np.where(np.isnan(score), np.nan, agrees.mean(axis=0))
+
+
+@dataclass(frozen=True)
 class TargetScores:
     """Program scores of one target: NaN where it was not measured."""
 
@@ -224,6 +248,26 @@ class TargetScores:
     n_genes: NDArray[np.int64]  # (P,)
     cell_variance: Floats  # (C, P) of the cells' scores, knock-down and control pooled
     replicates: tuple[Replicates, Replicates]  # of the scores, knock-down and control
+    guides: GuideScores
+
+
+def cell_scores(cells: StoredCells, chosen: Ints, used: Ints, weights: Floats) -> Floats:
+    """Return the scores (n, P) of cells; ``weights`` (P, G) are 0 outside the columns ``used``."""
+    parts = [np.zeros((0, len(weights)))]
+    for part in _chunks(len(chosen)):
+        parts.append(_log1p(cells.cp10k(cells.rows[chosen[part]]))[:, used] @ weights[:, used].T)
+    return np.concatenate(parts)
+
+
+def _guide_scores(guide: Ints, context: Ints, scores: Floats, control: Floats) -> GuideScores:
+    """Return the mean score of each guide in each context, less that of control (C, P)."""
+    known = guide >= 0
+    pairs = np.stack([context, guide], axis=1)[known]
+    names, code = np.unique(pairs, axis=0, return_inverse=True)
+    total = np.zeros((len(names), scores.shape[1]))
+    np.add.at(total, code.reshape(-1), scores[known])
+    n = np.bincount(code.reshape(-1), minlength=len(names))[:, None]
+    return GuideScores(names[:, 0], names[:, 1], total / n - control[names[:, 0]])
 
 
 def score_target(
@@ -250,12 +294,7 @@ def score_target(
     c, used = len(cells.contexts), programs.columns
     weights, n_genes = programs.without(own)
     context = cells.context[chosen]
-    scores = np.concatenate(
-        [
-            _log1p(cells.cp10k(cells.rows[chosen[part]]))[:, used] @ weights[:, used].T
-            for part in _chunks(len(chosen))
-        ]
-    )
+    scores = cell_scores(cells, chosen, used, weights)
     n = np.bincount(context, minlength=c).astype(np.float64)[:, None]
     indicator = _indicator(context, c)
     halves = assign_halves(context, SPLIT_HALVES, rng)
@@ -284,6 +323,7 @@ def score_target(
             variance * n, n[:, 0], control_variance * n_control[:, None], n_control
         ),
         replicates=(sides[0], sides[1]),
+        guides=_guide_scores(cells.guide[chosen], context, scores, control_mean),
     )
 
 

@@ -13,6 +13,7 @@ import polars as pl
 
 from knockscreen.config import ProgramsConfig, ProgramSource
 from knockscreen.errors import DataError, suggest
+from knockscreen.score.text_tables import missing_column, read_text_table
 
 COLUMNS = ("program", "gene", "weight", "source", "description")
 REQUIRED = ("program", "gene")
@@ -79,17 +80,9 @@ def read_source(source: ProgramSource) -> pl.DataFrame:
     return table
 
 
-def _separator(path: Path) -> str:
-    return "," if ".csv" in path.suffixes else "\t"
-
-
 def _read(path: Path) -> pl.DataFrame:
-    try:
-        return pl.read_csv(path, separator=_separator(path), infer_schema=False, comment_prefix="#")
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        kind = "CSV" if _separator(path) == "," else "TSV"
-        msg = f"program file '{path}' is not a {kind} table: {str(error).splitlines()[0]}."
-        raise DataError(msg) from error
+    instead = f"set programs.file to a TSV of {', '.join(COLUMNS)}"
+    return read_text_table(path, "program file", instead)
 
 
 def _columns(path: Path) -> list[str]:
@@ -238,12 +231,6 @@ def read_programs(path: Path | str) -> pl.DataFrame:
         or a weight that is not a finite number.
     """
     path = Path(path)
-    if not path.is_file():
-        msg = (
-            f"program file '{path}' does not exist; set programs.file to a TSV of "
-            f"{', '.join(COLUMNS)}."
-        )
-        raise DataError(msg)
     table = _read(path)
     _check_columns(table.columns, path)
     for column in COLUMNS:
@@ -262,8 +249,7 @@ def _check_columns(found: Sequence[str], path: Path) -> None:
             raise DataError(msg)
     for column in REQUIRED:
         if column not in found:
-            msg = f"program file '{path}' has no column '{column}'; it has {', '.join(found)}."
-            raise DataError(msg)
+            raise DataError(missing_column(f"program file '{path}'", [column], found))
 
 
 def _weights(table: pl.DataFrame, path: Path) -> pl.Series:

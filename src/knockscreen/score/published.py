@@ -11,8 +11,8 @@ from pathlib import Path
 import polars as pl
 
 from knockscreen.errors import DataError, suggest
+from knockscreen.score.text_tables import missing_column, read_text_table
 
-MISSING = ["", "NA", "NaN", "nan", "NULL", "None", "N/A"]
 _MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|sept|oct|nov|dec"
 DATE = re.compile(
     rf"(\d{{1,2}}[-/]({_MONTHS})|({_MONTHS})[-/]\d{{1,4}}|\d{{4}}-\d{{2}}-\d{{2}}.*"
@@ -33,26 +33,18 @@ def read_published(path: Path | str) -> pl.DataFrame:
         The file is missing, of another kind, not such a table, or has no rows.
     """
     path = Path(path)
-    if not path.is_file():
-        msg = f"table '{path}' does not exist; give a CSV, TSV or Parquet file."
-        raise DataError(msg)
     kind = path.name.lower().removesuffix(".gz").rsplit(".", maxsplit=1)[-1]
     if kind not in {"csv", "tsv", "txt", "parquet"}:
         msg = f"'{path}' is not a .csv, .tsv, .txt or .parquet table (or one of these with .gz)."
         raise DataError(msg)
-    try:
-        if kind == "parquet":
+    if kind == "parquet" and path.is_file():
+        try:
             table = pl.read_parquet(path)
-        else:
-            table = pl.read_csv(
-                path,
-                separator="," if kind == "csv" else "\t",
-                null_values=MISSING,
-                infer_schema_length=None,
-            )
-    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
-        msg = f"'{path}' cannot be read as a {kind} table: {str(error).splitlines()[0]}."
-        raise DataError(msg) from error
+        except (pl.exceptions.PolarsError, OSError) as error:
+            msg = f"'{path}' cannot be read as a parquet table: {str(error).splitlines()[0]}."
+            raise DataError(msg) from error
+    else:
+        table = read_text_table(path, "table", "give a CSV, TSV or Parquet file", typed=True)
     if table.is_empty():
         msg = f"table '{path}' has no rows."
         raise DataError(msg)
@@ -70,8 +62,7 @@ def find_column(
         ``given`` is not a column.
     """
     if given is not None and given not in found:
-        msg = f"'{path}' has no column '{given}' for {what}{suggest(given, found)}."
-        raise DataError(msg)
+        raise DataError(missing_column(f"'{path}'", [given], found, what))
     return given or next((name for name in known if name in found), None)
 
 
@@ -81,11 +72,7 @@ def need_column(
     """Return a column as :func:`find_column` does, or say which names were looked for."""
     name = find_column(found, given, known, what, path)
     if name is None:
-        msg = (
-            f"'{path}' has no column for {what}: none of {', '.join(known)}; it has "
-            f"{', '.join(found[:8])}{', ...' if len(found) > 8 else ''}; say which it is."
-        )
-        raise DataError(msg)
+        raise DataError(missing_column(f"'{path}'", known, found, what))
     return name
 
 

@@ -31,6 +31,8 @@ PROPOSALS = 4
 """Proposals for each random program that is kept."""
 LIKE = 40
 """Genes nearest in mean expression that may replace a gene, at least."""
+AT_ONCE = 2_000_000
+"""Correlations looked up at a time: 16 MB."""
 LEAST = 1e-3
 """Smallest coherence told from 0."""
 
@@ -136,8 +138,12 @@ def coherence(genes: NDArray[np.intp], weights: Floats, correlation: Floats) -> 
     >>> coherence(np.array([[0, 1]]), np.ones((1, 2)), np.array([[1.0, 0.5], [0.5, 1.0]])).tolist()
     [1.5]
     """
-    between = correlation[genes[:, :, None], genes[:, None, :]]  # (N, k, k)
-    quadratic = np.einsum("nk,nkl,nl->n", weights, between, weights)
+    quadratic = np.empty(len(genes))
+    size = max(1, AT_ONCE // genes.shape[1] ** 2)
+    for start in range(0, len(genes), size):
+        part, w = genes[start : start + size], weights[start : start + size]
+        between = correlation[part[:, :, None], part[:, None, :]]  # (n, k, k)
+        quadratic[start : start + size] = np.einsum("nk,nkl,nl->n", w, between, w, optimize=True)
     return np.asarray(quadratic / (weights**2).sum(axis=1))
 
 

@@ -13,9 +13,11 @@ Rank intervals say how far a rank moves with the noise in the scores:
   (:mod:`knockscreen.score.calibration`);
 - measured: scores redrawn from a normal distribution with their standard error.
 
-``p_value`` of predicted rows is of decoys, ``fdr`` by Benjamini-Hochberg over the trained targets
-of one program, context and direction; both are NULL without decoys: generated cells are free, and a
-p-value over them would prove nothing. Measured rows carry those of replicates.
+``p_value`` is of decoys, predicted ones of predicted rows and measured ones of measured rows;
+``fdr`` is by Benjamini-Hochberg over the trained (or measured) targets of one program, context and
+direction; both are NULL without decoys: generated cells are free, and a p-value over them would
+prove nothing. Measured rows carry the two-sided test over replicates beside them
+(``replicate_p_value``, ``replicate_fdr``).
 
 Measured rows of the run have no ``source``; those of a table from elsewhere have its name there,
 and every source is ranked apart.
@@ -35,10 +37,12 @@ from knockscreen.artifacts import atomic
 from knockscreen.config import NonNegative, RankConfig, Section
 from knockscreen.errors import DataError
 from knockscreen.names import Direction, Evidence
-from knockscreen.score.calibration import calibrated, with_concordance
+from knockscreen.score.calibration import calibrated, calibrated_measured
+from knockscreen.score.concordance import over_contexts
 from knockscreen.score.score_files import (
     SCORES,
     Scores,
+    measured_decoys,
     measured_scores,
     predicted_scores,
     program_names,
@@ -72,10 +76,17 @@ RANKINGS: dict[str, type[pl.DataType]] = {
     "donor_concordance": pl.Float64,
     "donor_sd": pl.Float64,
     "source": pl.String,
+    "guide_concordance": pl.Float64,
+    "replicate_p_value": pl.Float64,
+    "replicate_fdr": pl.Float64,
+    "tau": pl.Float64,
 }
 BY_DIRECTION = ("p_value", "fdr", "program_specificity_p", "direction_p")
 """Columns of a ranking that differ between directions."""
-ALIKE = ("n_decoys", "donor_concordance", "donor_sd", "source")
+ALIKE = (
+    "n_decoys", "donor_concordance", "donor_sd", "source", "guide_concordance",
+    "replicate_p_value", "replicate_fdr", "tau",
+)  # fmt: skip
 """Columns that a score may lack, the same in both directions."""
 
 
@@ -249,12 +260,16 @@ def rank_program(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the score rows and the ranking rows of one program, predicted before measured."""
     predicted, decoys = predicted_scores(scores, program)
-    predicted = with_concordance(calibrated(predicted, decoys))
+    predicted = over_contexts(calibrated(predicted, decoys))
     measured = measured_scores(scores, program)
     if not measured.is_empty():
-        measured = pl.concat(
-            [with_concordance(own) for own in measured.partition_by("source", maintain_order=True)]
-        )
+        null = measured_decoys(scores, program)
+        parts = []
+        for own in measured.partition_by("source", maintain_order=True):
+            of_run = own["source"].null_count() == len(own)
+            tested = calibrated_measured(own, null if of_run else null.clear())
+            parts.append(over_contexts(tested))
+        measured = pl.concat(parts)
     contexts = sorted({*predicted["context"], *measured["context"]})
     score_rows, ranking_rows = [], []
     for context in contexts:

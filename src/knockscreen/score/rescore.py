@@ -250,13 +250,15 @@ def rank_new(
     controls = read_controls(config.gate.controls)
     programs = program_matrix(table, *panel_of(results / "store"))
     effects = results / "measured/effects.parquet"
-    of_controls = effects_of_controls(
-        controls.filter(pl.col("program").is_in(programs.names)),
-        programs,
-        results / "store",
-        sorted((results / "score/effects").glob("*.parquet")),
-        effects if effects.is_file() else None,
-    )
+    of_controls = None
+    if (results / "store/counts.npy").is_file():
+        of_controls = effects_of_controls(
+            controls.filter(pl.col("program").is_in(programs.names)),
+            programs,
+            results / "store",
+            sorted((results / "score/effects").glob("*.parquet")),
+            effects if effects.is_file() else None,
+        )
     gates = write_gates(all_scores(found), controls, config.gate, paths, of_controls)
     write_rankings(found, output / "rank", config.rank, config.seed, gates)
     return overall(gates)

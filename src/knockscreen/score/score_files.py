@@ -27,8 +27,14 @@ SCORES: dict[str, type[pl.DataType]] = {
     "source": pl.String,
     "magnitude": pl.Float64,
 }
-TESTS: dict[str, type[pl.DataType]] = {"p_value": pl.Float64, "fdr": pl.Float64}
-"""Columns of measured scores: over replicates."""
+MEASURED: dict[str, type[pl.DataType]] = dict.fromkeys(
+    ("replicate_p_value", "replicate_fdr", "own_error", "control_error", "guide_concordance",
+     "specific_toward", "specific_away"),
+    pl.Float64,
+)  # fmt: skip
+"""Further columns of measured scores; of tables from elsewhere they are NULL."""
+TESTS = {"p_value": "replicate_p_value", "fdr": "replicate_fdr"}
+"""What rankings call the test over replicates: their own p-values are against decoys."""
 BESIDE = ("specific_toward", "specific_away", "control_error", "blocks", "models")
 """Columns of a shard's scores beside those that are kept."""
 CALIBRATED = ("magnitude", "specific_toward", "specific_away", "control_error")
@@ -41,6 +47,7 @@ class Scores:
 
     shards: list[Path]
     measured: Path | None
+    measured_decoys: Path | None
     external: Path | None  # scores of measured tables from elsewhere
     candidates: pl.DataFrame  # screened ones: target_gene_id, target_gene, evidence
     decoys: pl.DataFrame  # target_gene_id, target_gene, evidence they are the null of
@@ -56,6 +63,7 @@ def find_scores(
     replicates: Sequence[Path] = (),
     *,
     external: Path | None = None,
+    measured_decoys: Path | None = None,
 ) -> Scores:
     """Find the score files of a run: those of the shards that the candidate table names, no others.
 
@@ -80,6 +88,7 @@ def find_scores(
     return Scores(
         shards=_shard_files(Path(programs_dir), wanted),
         measured=Path(measured) if measured else None,
+        measured_decoys=Path(measured_decoys) if measured_decoys else None,
         external=Path(external) if external else None,
         candidates=table.select("target_gene_id", "target_gene", "evidence"),
         decoys=decoys.select("target_gene_id", "target_gene", "evidence"),
@@ -144,7 +153,7 @@ def predicted_scores(scores: Scores, program: str) -> tuple[pl.DataFrame, pl.Dat
 
 def measured_scores(scores: Scores, program: str) -> pl.DataFrame:
     """Return the measured scores of one program, sorted by context, source and target."""
-    schema = pl.Schema(SCORES | TESTS)
+    schema = pl.Schema(SCORES | MEASURED)
     symbols = pl.DataFrame(
         {"target_gene_id": list(scores.symbols), "target_gene": list(scores.symbols.values())}
     )
@@ -156,8 +165,18 @@ def measured_scores(scores: Scores, program: str) -> pl.DataFrame:
         if path == scores.measured:
             rows = rows.join(symbols, on="target_gene_id")
             rows = rows.with_columns(pl.lit(None, pl.String).alias("source"))
-        rows = rows.rename({"standard_error": "score_sd"})
+        rows = rows.rename({"standard_error": "score_sd"} | TESTS)
         evidence = pl.lit(Evidence.MEASURED.value).alias("evidence")
-        rows = rows.with_columns(evidence, pl.lit(None).alias("magnitude"))
-        frames.append(rows.select(*schema).cast(schema))
+        rows = rows.with_columns(evidence)
+        missing = [pl.lit(None).alias(name) for name in schema if name not in rows.columns]
+        frames.append(rows.with_columns(*missing).select(*schema).cast(schema))
     return pl.concat(frames).sort("context", "source", "target_gene_id")
+
+
+def measured_decoys(scores: Scores, program: str) -> pl.DataFrame:
+    """Return the scores of one program's measured decoys, with their ``own_error``."""
+    if scores.measured_decoys is None:
+        schema = {"context": pl.String(), "score": pl.Float64(), "own_error": pl.Float64()}
+        return pl.DataFrame(schema=schema)
+    rows = pl.scan_parquet(scores.measured_decoys).filter(pl.col("program") == program)
+    return rows.select("context", "score", "own_error").collect()

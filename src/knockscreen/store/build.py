@@ -16,10 +16,18 @@ import duckdb
 import polars as pl
 
 from knockscreen import artifacts
-from knockscreen.config import NonNegative, ProgramsConfig, Section, read_stage, read_values
+from knockscreen.config import (
+    AnnotationsConfig,
+    NonNegative,
+    ProgramsConfig,
+    Section,
+    read_stage,
+    read_values,
+)
 from knockscreen.errors import DataError
 from knockscreen.score.program_files import all_programs, read_programs
 from knockscreen.store import effects, tables
+from knockscreen.store.annotations import annotate
 from knockscreen.store.connection import SCHEMA_VERSION
 from knockscreen.store.evaluation import evaluation_tables
 from knockscreen.store.tables import json_text
@@ -29,6 +37,7 @@ RANKING_COLUMNS = (
     "program", "context", "target_gene", "target_gene_id", "direction", "rank", "rank_low",
     "rank_high", "score", "score_sd", "p_value", "fdr", "evidence", "control_status", "n_genes",
     "n_decoys", "program_specificity_p", "direction_p", "donor_concordance", "donor_sd", "source",
+    "guide_concordance", "replicate_p_value", "replicate_fdr", "tau",
 )  # fmt: skip
 SCORE_COLUMNS = (
     "program", "context", "target_gene_id", "target_gene", "evidence", "score", "score_sd",
@@ -48,6 +57,7 @@ class DatabaseStage(Section):
     run: str
     seed: NonNegative
     programs: ProgramsConfig | None = None
+    annotations: AnnotationsConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -88,11 +98,12 @@ def build(
     stage = read_stage(DatabaseStage, settings)
     values = {"run": stage.run, "seed": stage.seed, "config": json_text(read_values(settings))}
     table = _programs(programs, stage.programs)
+    annotations = stage.annotations.file if stage.annotations else None
     with artifacts.atomic(output) as temporary:
         try:
             with duckdb.connect(temporary) as connection:
                 _limit(connection, resources or Resources())
-                _fill(connection, results, table, values, progress)
+                _fill(connection, results, (table, annotations), values, progress)
                 connection.execute("checkpoint")
             _verify(temporary)
         except duckdb.Error as error:
@@ -114,11 +125,12 @@ def _programs(path: Path, settings: ProgramsConfig | None) -> pl.DataFrame:
 def _fill(
     connection: duckdb.DuckDBPyConnection,
     results: Path,
-    programs: pl.DataFrame,
+    given: tuple[pl.DataFrame, str | None],
     values: dict[str, Any],
     progress: Progress,
 ) -> None:
-    """Create every table and fill it."""
+    """Create every table and fill it; ``given`` are the programs and the file of annotations."""
+    programs, annotations = given
     connection.execute((files("knockscreen.store") / "schema.sql").read_text())
     store = artifacts.read_json(results / "store/store.json")
     plan = artifacts.read_json(results / "screen/plan.json")
@@ -133,7 +145,7 @@ def _fill(
     total = contexts.height + 2
 
     progress(0, total, "genes, targets and programs")
-    _insert_entities(connection, results, store, contexts, others)
+    _insert_entities(connection, results, store, contexts, others, annotations=annotations)
     members = tables.program_genes(programs, tables.genes(results, store))
     insert(connection, "program_genes", members.sort("program", "gene_key", nulls_last=True))
     gates = tables.gate_tables(results)
@@ -164,6 +176,8 @@ def _insert_entities(
     store: dict[str, Any],
     contexts: pl.DataFrame,
     external: pl.DataFrame,
+    *,
+    annotations: str | None,
 ) -> None:
     genes = tables.genes(results, store)
     insert(connection, "genes", genes)
@@ -172,7 +186,7 @@ def _insert_entities(
     controls = tables.gate_tables(results)["positive_controls"]
     targets = tables.targets(results, genes, measured, external)
     targets = tables.of_targets(targets, guides, genes, controls)
-    insert(connection, "targets", targets)
+    insert(connection, "targets", annotate(targets, annotations))
     keys = targets.select("target_gene_id", "target_key")
     measured = measured.join(keys, on="target_gene_id").sort("target_key", "context")
     insert(connection, "target_contexts", measured)

@@ -69,7 +69,8 @@ def _cards(connection: duckdb.DuckDBPyConnection, targets: str, contexts: str) -
         )
         select r.*, g.control_reason, coalesce(k.n_cells, n.n_cells) as n_cells, t.n_guides,
             t.knockdown_status, t.on_target_log2_fold_change, t.baseline_expression,
-            t.known_regulator, e.effect_size, e.n_up, e.n_down,
+            t.known_regulator, nullif(to_json(t.annotations)::varchar, 'null') as annotations,
+            e.effect_size, e.n_up, e.n_down,
             s.activation as activation_score, s.proliferation as proliferation_score,
             caveats(r.evidence, r.control_status, t.knockdown_status,
                 coalesce(k.n_cells, n.n_cells), r.score,

@@ -18,7 +18,9 @@ TOP: Schema = {
     "knockdown_status": TEXT,
     "on_target_log2_fold_change": F64, "baseline_expression": F64, "known_regulator": TEXT,
     "effect_size": F64, "n_up": INT, "n_down": INT, "activation_score": F64,
-    "proliferation_score": F64, "caveat": TEXT,
+    "proliferation_score": F64, "caveat": TEXT, "program_specificity_p": F64, "direction_p": F64,
+    "donor_concordance": F64, "guide_concordance": F64, "replicate_fdr": F64, "tau": F64,
+    "annotations": TEXT,
 }  # fmt: skip
 SHOW_PROGRAMS: Schema = {
     "target_gene": TEXT, "target_gene_id": TEXT, "context": TEXT, "evidence": TEXT,

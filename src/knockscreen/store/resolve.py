@@ -8,6 +8,13 @@ from knockscreen.errors import ConfigError, DatabaseError, UnknownNameError, nea
 from knockscreen.names import parse_context
 from knockscreen.store.connection import rows
 
+LISTS = {
+    table: f'knockscreen sql "select {column} from {table}" lists what there is'
+    for table, column in (("genes", "gene"), ("targets", "target_gene"))
+}
+"""Where nothing is near a name: how to see all of them, as any five would say nothing."""
+PANEL = "select gene from genes where in_panel"
+
 
 @dataclass(frozen=True)
 class Gene:
@@ -140,8 +147,9 @@ def gene(connection: duckdb.DuckDBPyConnection, name: str) -> Gene:
         _id(name),
     )
     if not found:
-        known = (row[0] for row in rows(connection, "select gene from genes where in_panel"))
-        msg = f"unknown gene '{name}'{suggest(name, known)}."
+        near = nearest(name, (row[0] for row in rows(connection, PANEL)))
+        hint = f"nearest: {', '.join(near)}" if near else LISTS["genes"]
+        msg = f"unknown gene '{name}'; {hint}."
         raise UnknownNameError(msg)
     panel = [row[:3] for row in found if row[3]]
     if not panel:
@@ -207,7 +215,9 @@ def _no_target(connection: duckdb.DuckDBPyConnection, name: str) -> None:
             f" down in it nor among screen.candidates){hint}."
         )
         raise DatabaseError(msg)
-    msg = f"unknown target '{name}'{suggest(name, known)}."
+    near = nearest(name, known)
+    hint = f"nearest: {', '.join(near)}" if near else LISTS["targets"]
+    msg = f"unknown target '{name}'; {hint}."
     raise UnknownNameError(msg)
 
 

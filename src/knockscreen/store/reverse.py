@@ -23,6 +23,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from knockscreen.errors import DatabaseError, DataError, suggest
+from knockscreen.score.text_tables import missing_column, read_text_table
 from knockscreen.store import resolve
 from knockscreen.store.connection import table
 from knockscreen.store.frames import REVERSE
@@ -52,17 +53,8 @@ def read_signature(path: Path | str) -> pl.DataFrame:
     DataError
         The file is missing or no table, or lacks a gene or a weight column.
     """
-    path = Path(path)
-    if not path.is_file():
-        msg = f"signature '{path}' does not exist; give a CSV of gene and weight."
-        raise DataError(msg)
-    separator = "," if ".csv" in path.suffixes else "\t"
-    try:
-        frame = pl.read_csv(path, separator=separator, infer_schema=False, comment_prefix="#")
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        msg = f"signature '{path}' is no table: {str(error).splitlines()[0]}."
-        raise DataError(msg) from error
-    return check_signature(frame, str(path))
+    frame = read_text_table(path, "signature", "give a CSV of gene and weight")
+    return check_signature(frame, f"signature '{path}'")
 
 
 def check_signature(frame: pl.DataFrame, name: str = "signature") -> pl.DataFrame:
@@ -77,11 +69,7 @@ def check_signature(frame: pl.DataFrame, name: str = "signature") -> pl.DataFram
     for what, allowed in (("gene", GENES), ("weight", WEIGHTS)):
         found = [column for column in allowed if column in frame.columns]
         if not found:
-            msg = (
-                f"{name} has no {what} column ({', '.join(allowed)}); it has"
-                f" {', '.join(frame.columns)}."
-            )
-            raise DataError(msg)
+            raise DataError(missing_column(name, allowed, frame.columns, f"the {what}"))
         columns.append(found[0])
     gene, weight = columns
     checked = frame.select(

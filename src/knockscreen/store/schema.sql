@@ -43,7 +43,7 @@ create table targets (
     target_key usmallint, target_gene varchar, target_gene_id varchar, gene_key usmallint,
     evidence varchar, status varchar, status_reason varchar, n_cells bigint, n_guides integer, n_guides_kept integer,
     knockdown_status varchar, on_target_log2_fold_change double, baseline_expression double,
-    known_regulator varchar
+    known_regulator varchar, annotations map(varchar, varchar)
 );
 comment on table targets is 'Every knock-down that was asked for or measured, screened or not';
 comment on column targets.target_key is 'number of the target in this database, in order of target_gene_id';
@@ -59,6 +59,7 @@ comment on column targets.n_guides_kept is 'of those, guides that QC kept';
 comment on column targets.knockdown_status is 'does a guide lower its target: confirmed, inactive (none does), not_measurable (too little expressed, or too few cells), not_assessed; NULL without guides';
 comment on column targets.on_target_log2_fold_change is 'log2 fold change of its own transcript in the kept guides against control cells, mean over cells; NULL if not assessed';
 comment on column targets.baseline_expression is 'of the knocked-down gene: log1p (natural log) of mean CP10k of training cells; NULL if unknown';
+comment on column targets.annotations is 'what the table of the setting annotations.file says of the gene (essential, druggable, ...): column name -> value; NULL if no table was given, or it does not name the gene';
 comment on column targets.known_regulator is 'programs of which it is a published regulator, a positive control; NULL if none';
 
 create table guides (
@@ -141,7 +142,7 @@ comment on column gates.auprc is 'average precision of the controls, per directi
 comment on column gates.auprc_chance is 'what auprc is by chance: the share of controls; NULL if not tested';
 comment on column gates.sign_share is 'share of controls whose score has the published sign; NULL if not tested';
 comment on column gates.permutation_p is 'share of random sets of as many knock-downs that reach the auroc, (b+1)/(n+1): over knock-downs, never over cells; NULL if not tested';
-comment on column gates.program_p is 'share of random programs (same weights, other genes of like expression) that the controls move as far in their directions, (b+1)/(n+1); NULL if not tested, or the gate was run without effects';
+comment on column gates.program_p is 'share of random programs (same weights, other genes of like expression, as co-expressed) that the controls move as far in their directions, (b+1)/(n+1); NULL if not tested, or the gate was run without effects';
 
 create table positive_controls (
     program varchar, context varchar, evidence varchar, target_gene varchar,
@@ -256,7 +257,7 @@ comment on column program_scores.source is 'of measured rows: name of the table 
 comment on column program_scores.score is 'weighted mean of delta (log1p CP10k; with a source, of log2 fold change) over the program genes, the target itself left out; positive = toward the program';
 comment on column program_scores.score_sd is 'standard deviation of the score, as in rankings; NULL if it cannot be estimated';
 comment on column program_scores.n_genes is 'program genes that carry the score';
-comment on column program_scores.magnitude is 'size of the whole effect: root of the sum of squared deltas (log1p CP10k) over the panel genes but the target itself; NULL for measured rows';
+comment on column program_scores.magnitude is 'size of the whole effect: root of the sum of squared deltas (log1p CP10k) over the panel genes but the target itself; in real cells noise adds to it; NULL for tables from elsewhere';
 comment on column program_scores.rank_toward is 'rank by score from 1 = highest, among predicted or among measured rows';
 comment on column program_scores.rank_away is 'rank by score from 1 = lowest, among predicted or among measured rows';
 comment on column program_scores.n_ranked is 'knock-downs in that ranking';
@@ -270,7 +271,8 @@ create table rankings (
     direction varchar, rank integer, rank_low integer, rank_high integer, score double,
     score_sd double, p_value double, fdr double, evidence varchar, control_status varchar,
     n_genes integer, n_decoys integer, program_specificity_p double, direction_p double,
-    donor_concordance double, donor_sd double, source varchar
+    donor_concordance double, donor_sd double, source varchar, guide_concordance double,
+    replicate_p_value double, replicate_fdr double, tau double
 );
 comment on table rankings is 'Knock-downs in order, per program, context, direction; predicted rows are ranked among themselves and measured rows among themselves';
 comment on column rankings.program is 'see programs';
@@ -283,17 +285,21 @@ comment on column rankings.rank_low is 'lower (better) end of the rank interval,
 comment on column rankings.rank_high is 'upper (worse) end of the rank interval, see rank_low';
 comment on column rankings.score is 'weighted mean of delta (log1p CP10k; with a source, of log2 fold change) over the program genes, the target itself left out; positive = toward, in both directions';
 comment on column rankings.score_sd is 'standard deviation of the score: over draws, over training seeds, and the error that few training cells leave as decoys show it; for measured rows the standard error; NULL if it cannot be estimated';
-comment on column rankings.p_value is 'of measured rows: two-sided, over replicates; of predicted rows: share of decoys (pseudo-targets of control cells) with a score as extreme in this direction, (b + 1) / (n_decoys + 1), after the shift that all targets share, as far as the error of the control explains it; NULL with fewer than 20 decoys, or without replicates';
-comment on column rankings.fdr is 'false discovery rate: Benjamini-Hochberg of p_value over the trained targets of one program, context and direction; NULL with fewer than 20 decoys, and for genes never knocked down, whose p_value says that features single them out and not that the prediction is right';
+comment on column rankings.p_value is 'share of decoys (pseudo-targets of control cells, generated for predicted rows and measured for measured rows) with a score as extreme in this direction, (b + 1) / (n_decoys + 1), after the shift that all targets share, as far as the error of the control explains it; measured scores are counted in units of their own error; NULL with fewer than 20 decoys, and for tables from elsewhere';
+comment on column rankings.fdr is 'false discovery rate: Benjamini-Hochberg of p_value over the trained (or measured) targets of one program, context and direction; NULL with fewer than 20 decoys, and for genes never knocked down, whose p_value says that features single them out and not that the prediction is right';
 comment on column rankings.evidence is 'predicted_seen, predicted_unseen or measured';
 comment on column rankings.control_status is 'passed: published regulators come out in their direction; exploratory: they do not, do not rely on it; not_tested: too few of them among the knock-downs. Of this program, context and evidence: see gates';
 comment on column rankings.n_genes is 'program genes that carry the score';
-comment on column rankings.n_decoys is 'decoys that p_value was counted against; NULL for measured rows without any';
+comment on column rankings.n_decoys is 'decoys that p_value was counted against';
 comment on column rankings.program_specificity_p is 'share of random programs (as many genes, of like expression, as co-expressed) that the knock-down moves as far in this direction, (b + 1) / (n + 1): is it this program? NULL if not computed';
 comment on column rankings.direction_p is 'share of the knock-downs of like magnitude that move the program as far in this direction, (b + 1) / (n + 1): is it this direction, or just a strong knock-down? NULL with fewer than 20 others';
 comment on column rankings.donor_concordance is 'share of the contexts pooled (donors, by default) in which the score has the sign of the pooled score; NULL for separate contexts';
 comment on column rankings.donor_sd is 'standard deviation of the score over the contexts pooled (donors, by default); NULL for separate contexts';
 comment on column rankings.source is 'of measured rows: name of the table from elsewhere, ranked apart; NULL for the cells of this run and for predicted rows';
+comment on column rankings.guide_concordance is 'of measured rows: share of the guides of the target whose own score has the sign of the score; NULL with fewer than two guides, where guides are not known, and for predicted rows';
+comment on column rankings.replicate_p_value is 'of measured rows: two-sided t-test of the score over replicates (guides, wells or batches), the same in both directions; NULL with fewer than two on a side, and for predicted rows';
+comment on column rankings.replicate_fdr is 'Benjamini-Hochberg of replicate_p_value over the measured targets of one program and context';
+comment on column rankings.tau is 'how far the effect on the program is confined to this and few other contexts, of those with as many factors: sum of (1 - x / max x) / (n - 1) over their scores x with the sign of this one, others 0; 0 = alike in all, 1 = in one alone; of noise too, so read it where fdr is small; NULL with one context';
 
 create table ceilings (
     program varchar, context varchar, n_targets integer, spearman_half double, ceiling double,
@@ -445,7 +451,7 @@ create macro caveats(evidence, control_status, knockdown_status, n_cells, score,
 create view ranking_cards as
 select r.*, g.control_reason, coalesce(k.n_cells, s.n_cells) as n_cells, t.n_guides,
     t.knockdown_status, t.on_target_log2_fold_change, t.baseline_expression, t.known_regulator,
-    e.effect_size, e.n_up, e.n_down, a.score as activation_score, p.score as proliferation_score,
+    t.annotations, e.effect_size, e.n_up, e.n_down, a.score as activation_score, p.score as proliferation_score,
     caveats(r.evidence, r.control_status, t.knockdown_status, coalesce(k.n_cells, s.n_cells),
         r.score, case when r.program <> 'activation' then a.score end,
         case when r.program <> 'proliferation' then p.score end) as caveat
@@ -489,6 +495,10 @@ comment on column ranking_cards.direction_p is 'see rankings';
 comment on column ranking_cards.donor_concordance is 'see rankings';
 comment on column ranking_cards.donor_sd is 'see rankings';
 comment on column ranking_cards.source is 'see rankings; cells, guides and effect sizes are those of the run, so NULL for a table from elsewhere';
+comment on column ranking_cards.guide_concordance is 'see rankings';
+comment on column ranking_cards.replicate_p_value is 'see rankings';
+comment on column ranking_cards.replicate_fdr is 'see rankings';
+comment on column ranking_cards.tau is 'see rankings';
 comment on column ranking_cards.control_reason is 'see gates';
 comment on column ranking_cards.n_cells is 'measured cells of the knock-down in the context; NULL if none';
 comment on column ranking_cards.n_guides is 'see targets';
@@ -496,6 +506,7 @@ comment on column ranking_cards.knockdown_status is 'see targets';
 comment on column ranking_cards.on_target_log2_fold_change is 'see targets; from QC, all contexts';
 comment on column ranking_cards.baseline_expression is 'see targets';
 comment on column ranking_cards.known_regulator is 'see targets';
+comment on column ranking_cards.annotations is 'see targets';
 comment on column ranking_cards.effect_size is 'see effect_sizes; of the row''s own evidence';
 comment on column ranking_cards.n_up is 'see effect_sizes';
 comment on column ranking_cards.n_down is 'see effect_sizes';

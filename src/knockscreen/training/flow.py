@@ -1,5 +1,6 @@
 """Training of the flow: latents under contexts and knock-downs."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,6 +25,11 @@ from knockscreen.training.loop import Data, Progress, Trainer, TrainingSettings
 from knockscreen.training.transfer import Start
 from knockscreen.training.vae import hash_inputs
 
+Network = Callable[[Tensor, Tensor, Condition], Tensor]
+
+COMPILE_FLOP = 1e14
+"""Arithmetic of about a quarter of an hour on one CPU core, of which compiling takes a minute."""
+
 
 @dataclass(frozen=True)
 class FlowModel:
@@ -46,6 +52,8 @@ class FlowTraining:
     size: FlowSize
     condition_dropout: float
     target_dropout: float
+    gaussian: bool = True
+    """Whether the network learns what the velocity has beyond that of normal latents."""
     version: str = ""
     """Version of the training's code: a state of another one is not gone on from."""
 
@@ -65,6 +73,24 @@ def latent_scaling(
     return mean.astype(np.float32), sd.astype(np.float32)
 
 
+def worth_compiling(net: VelocityNet, training: TrainingSettings) -> bool:
+    """Tell whether a training is long enough to compile the network for it first, on a CPU.
+
+    By its arithmetic, six operations per weight, token and row: a rule by seconds would depend on
+    the machine. On a GPU nothing was measured, so that it is left to ``flow.compile``.
+    """
+    device = net.output.weight.device.type
+    weights = sum(p.numel() for p in net.blocks.parameters())
+    rows = training.steps * training.batch_size
+    return device == "cpu" and 6 * weights * net.settings.latent_tokens * rows > COMPILE_FLOP
+
+
+def compile_network(net: VelocityNet) -> Network:
+    """Return the network compiled for the shapes it is given; weights are shared with ``net``."""
+    compiled: Network = torch.compile(net, dynamic=False)
+    return compiled
+
+
 @dataclass(frozen=True)
 class FlowLoss:
     """The flow-matching loss of a minibatch of rows, with independent condition dropout.
@@ -81,11 +107,13 @@ class FlowLoss:
     features: Tensor | None
     """(T, F), zero where unknown."""
     settings: FlowTraining
+    compiled: Network | None = None
+    """The network compiled, for training alone: validation has other shapes."""
 
     def __call__(
         self, net: VelocityNet, rows: NDArray[np.int64], generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        """Return the mean squared error of the velocity, over tokens and dimensions."""
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yield the mean squared error of the velocity, over tokens and dimensions."""
         device = self.latents.device
         index = torch.from_numpy(rows).to(device)
         n = len(rows)
@@ -111,8 +139,11 @@ class FlowLoss:
         x0 = torch.randn(x1.shape, generator=generator, device=device)
         t = torch.rand(n, generator=generator, device=device)
         xt, velocity = interpolate(x0, x1, t)
-        predicted = net(xt, t, Condition(contexts, code, features))
-        return {"loss": (predicted.float() - velocity).square().mean()}
+        network: Network = net
+        if self.compiled is not None and torch.is_grad_enabled():
+            network = self.compiled
+        predicted = network(xt, t, Condition(contexts, code, features))
+        yield {"loss": (predicted.float() - velocity).square().mean()}
 
 
 def fit_flow(
@@ -126,11 +157,13 @@ def fit_flow(
     device: torch.device | None = None,
     resume_dir: Path | None = None,
     start: Start | None = None,
+    compiling: str = "never",
 ) -> tuple[FlowModel, Progress]:
     """Train a flow on the latents (N, L, D) of the training split; stop by the validation split.
 
     The latents of the decoys' cells follow those of the store's; they train as those of a real
-    target do, and neither scale the latents nor stop the training.
+    target do, and neither scale the latents nor stop the training. ``compiling`` is ``never``,
+    ``always``, or ``auto``: where :func:`worth_compiling` says so.
     """
     device = device or torch.device("cpu")
     vocabulary = store.vocabulary
@@ -144,23 +177,28 @@ def fit_flow(
         levels=tuple(len(level) for level in vocabulary.levels),
         targets=len(vocabulary.target_ids),
         features=0 if effects.features is None else effects.features.shape[1],
+        gaussian=flow_training.gaussian,
     )
     torch.manual_seed(seed)
     net = VelocityNet(settings)
     if start is not None:
         start.apply(net)
+    codes = np.asarray(store.contexts, dtype=np.int64)
+    if net.gaussians is not None:
+        net.gaussians.fit(torch.from_numpy(scaled[train]), torch.from_numpy(codes[train]))
     net.to(device)
     of_targets = None
     if effects.features is not None:
         known = target_features(effects)
         of_targets = torch.from_numpy(np.nan_to_num(known).astype(np.float32))
-    codes = np.asarray(store.contexts, dtype=np.int64)
+    use = compiling == "always" or (compiling == "auto" and worth_compiling(net, training))
     loss = FlowLoss(
         torch.from_numpy(scaled).to(device),
         torch.from_numpy(np.concatenate([codes, codes[store.decoy_rows]])).to(device),
         torch.from_numpy(np.concatenate([store.target, store.decoy_target]).astype(int)).to(device),
         None if of_targets is None else of_targets.to(device),
         flow_training,
+        compile_network(net) if use else None,
     )
     identity = f"{flow_training} {hash_inputs(store, effects, start, latents)}"
     trainer = Trainer(net, loss, training, seed=seed, identity=identity)

@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -27,8 +27,12 @@ from knockscreen.progress import bar
 log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=nn.Module)
-LossFunction = Callable[[M, NDArray[np.int64], torch.Generator], dict[str, Tensor]]
-"""(model, rows, generator) -> losses of a minibatch, the one to minimise under ``loss``."""
+LossFunction = Callable[[M, NDArray[np.int64], torch.Generator], Iterator[dict[str, Tensor]]]
+"""(model, rows, generator) -> losses of a minibatch, the one to minimise under ``loss``.
+
+They may come in parts that add up to the minibatch's mean: one part's tensors are in memory at a
+time, and are small enough for the cache.
+"""
 
 
 @dataclass(frozen=True)
@@ -155,9 +159,21 @@ class Trainer(Generic[M]):
         wanted = settings.precision
         self.autocast = wanted == "bfloat16" or (wanted == "auto" and self.device.type == "cuda")
 
-    def _losses(self, rows: NDArray[np.int64], generator: torch.Generator) -> dict[str, Tensor]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            return self.loss(self.model, rows, generator)
+    def _losses(
+        self, rows: NDArray[np.int64], generator: torch.Generator, *, learn: bool
+    ) -> dict[str, float]:
+        """Return the losses of some rows, part by part; ``learn`` adds up the gradient."""
+        totals: dict[str, float] = {}
+        parts = self.loss(self.model, rows, generator)
+        while True:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                part = next(parts, None)
+            if part is None:
+                return totals
+            if learn:
+                part["loss"].backward()  # type: ignore[no-untyped-call]
+            for name, value in part.items():
+                totals[name] = totals.get(name, 0.0) + float(value.detach())
 
     def step(self, rows: NDArray[np.int64]) -> dict[str, float]:
         """Take one optimiser step on all ``rows`` of a minibatch; returns its losses."""
@@ -165,16 +181,16 @@ class Trainer(Generic[M]):
         factor = learning_rate_factor(p.step, s)
         for group in self.optimizer.param_groups:
             group["lr"] = s.learning_rate * factor
-        losses = self._losses(rows, step_generator(self.seed, p.step, self.device))
         self.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()  # type: ignore[no-untyped-call]
+        generator = step_generator(self.seed, p.step, self.device)
+        losses = self._losses(rows, generator, learn=True)
         nn.utils.clip_grad_norm_(self.parameters.values(), s.clip)
         self.optimizer.step()
         p.step += 1
         decay = min(s.ema_decay, (1 + p.step) / (10 + p.step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.ema.values()), list(self.parameters.values()), 1 - decay)
-        return {name: float(value.detach()) for name, value in losses.items()}
+        return losses
 
     @torch.no_grad()
     def validate(self, data: Data) -> dict[str, float]:
@@ -184,8 +200,8 @@ class Trainer(Generic[M]):
             for i, start in enumerate(range(0, len(data.validation), data.validation_batch)):
                 rows = data.validation[start : start + data.validation_batch]
                 generator = step_generator(self.seed + 1, i, self.device)
-                for name, value in self._losses(rows, generator).items():
-                    totals[name] = totals.get(name, 0.0) + float(value) * len(rows)
+                for name, value in self._losses(rows, generator, learn=False).items():
+                    totals[name] = totals.get(name, 0.0) + value * len(rows)
         return {name: total / len(data.validation) for name, total in totals.items()}
 
     def averaged(self) -> "_Averaged":

@@ -85,12 +85,29 @@ def read_vae(path: Path | str, vocabulary: Vocabulary, settings: VaeSettings) ->
 
 
 class FlowStart(Start):
-    """What a flow checkpoint has for this vocabulary."""
+    """What a flow checkpoint has for this vocabulary.
 
-    def __init__(self, path: Path | str, vocabulary: Vocabulary) -> None:
+    Raises
+    ------
+    CheckpointError
+        Its network learned another part of the velocity (``flow.gaussian``).
+    """
+
+    def __init__(self, path: Path | str, vocabulary: Vocabulary, *, gaussian: bool) -> None:
         tensors, about = checkpoint.load(path, "flow")
+        if about["settings"].get("gaussian", False) != gaussian:
+            had = str(not gaussian).lower()
+            msg = (
+                f"{path} was trained with flow.gaussian {had}, so that its network means something "
+                f"else; set flow.gaussian to {had}, or train without flow.init_from."
+            )
+            raise CheckpointError(msg)
         trained = checkpoint.read_vocabulary(about)
-        net = {name[4:]: value for name, value in tensors.items() if name.startswith("net.")}
+        net = {
+            name[4:]: value
+            for name, value in tensors.items()
+            if name.startswith("net.") and not name.startswith("net.gaussians.")
+        }
         tables = {name: net.pop(name) for name in list(net) if name.startswith("factors.")}
         targets = shared_rows(vocabulary.target_ids, trained.target_ids)
         rows = {"target.weight": _with_null(targets, vocabulary.target_ids, trained.target_ids)}

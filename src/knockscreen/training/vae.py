@@ -1,7 +1,9 @@
 """Training of the VAE and encoding of every cell."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,15 @@ from knockscreen import checkpoint
 from knockscreen.data.cells import CellStore
 from knockscreen.models.vae import Batch, TransformerVAE, VaeSettings, VaeSize, remove_offset
 from knockscreen.names import Split
+from knockscreen.nn.blocks import swiglu_width
 from knockscreen.nn.likelihood import thin
 from knockscreen.training.effect import EffectModel
 from knockscreen.training.linear_cells import Moments, fit_linear
 from knockscreen.training.loop import Data, LossFunction, Progress, Trainer, TrainingSettings
 from knockscreen.training.transfer import Start
+
+CACHE = 16 * 2**20
+"""Bytes of a tensor that stays in the cache of a CPU, and in the process's memory once freed."""
 
 
 class Offsets:
@@ -58,12 +64,12 @@ class VaeTraining:
 def make_loss(
     store: CellStore, offsets: Offsets, vae_training: VaeTraining, device: torch.device
 ) -> LossFunction[TransformerVAE]:
-    """Return the loss of a minibatch of rows."""
+    """Return the loss of a minibatch of rows, on a CPU in parts that fit its cache."""
     thinning = vae_training.thinning
 
     def loss(
         model: TransformerVAE, rows: NDArray[np.int64], generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    ) -> Iterator[dict[str, Tensor]]:
         counts = torch.from_numpy(store.dense(rows)).to(device)
         library = torch.from_numpy(np.asarray(store.library_size[rows])).to(device)
         shown, target = counts, counts
@@ -76,9 +82,32 @@ def make_loss(
             shape = (len(rows), size.latent_tokens, size.latent_dim)
             noise = torch.randn(shape, generator=generator, device=device)
         batch = Batch(shown, target, library, offsets.rows(rows))
-        return model.loss(batch, kl_weight=vae_training.kl_weight, noise=noise)
+        for part in parts(len(rows), cells_in_cache(model)):
+            some = None if noise is None else noise[part]
+            losses = model.loss(batch.part(part), kl_weight=vae_training.kl_weight, noise=some)
+            share = len(rows[part]) / len(rows)
+            yield {name: share * value for name, value in losses.items()}
 
     return loss
+
+
+def cells_in_cache(model: TransformerVAE) -> int:
+    """Return how many cells' widest layer, that of the decoder's genes, takes :data:`CACHE` bytes.
+
+    Larger tensors are slow on a CPU: they leave the cache, and the system gives their memory anew
+    each time. On a GPU a minibatch is not divided.
+    """
+    if model.head.weight.device.type != "cpu":
+        return 2**31
+    widest = (model.genes + 1) * swiglu_width(model.settings.size.width)
+    return max(1, CACHE // (4 * widest))
+
+
+def parts(cells: int, most: int) -> list[slice]:
+    """Return slices of at most ``most`` cells, as even as can be."""
+    n = -(-cells // most)
+    ends = [cells * i // n for i in range(n + 1)]
+    return [slice(a, b) for a, b in pairwise(ends)]
 
 
 def library_sizes(store: CellStore, library: str) -> CellStore:
@@ -305,7 +334,7 @@ def encode_store(
     output: NDArray[np.floating],
     *,
     effects: EffectModel | None = None,
-    batch: int = 512,
+    batch: int = 128,
 ) -> None:
     """Write the latent mean of every cell, then of every cell of a decoy, into ``output``.
 

@@ -8,27 +8,18 @@ from fixtures.shards import write_store
 from knockscreen.config import GateConfig
 from knockscreen.errors import DataError
 from knockscreen.score import gate
-from knockscreen.score.program_null import (
+from knockscreen.score.control_effects import (
     ControlEffects,
-    expression_bins,
     mean_signed_score,
-    random_weights,
     read_control_effects,
 )
 from knockscreen.score.programs import ProgramMatrix, program_matrix
+from knockscreen.score.random_programs import Background, coherence
 
 SETTINGS = GateConfig(controls="", min_controls=3, min_auroc=0.7, min_sign=0.6, max_p=0.05)
-GENES = [f"E{i}" for i in range(100)]
-
-
-def test_random_programs_keep_the_weights_within_each_bin_of_expression() -> None:
-    bins = np.array([0, 0, 0, 1, 1, 1])
-    weights = np.array([1.0, -1.0, 0.0, 2.0, 0.0, 0.0])
-    drawn = random_weights(weights, bins, 200, np.random.default_rng(0))
-    assert (np.sort(drawn[:, :3], axis=1) == [-1, 0, 1]).all()
-    assert (np.sort(drawn[:, 3:], axis=1) == [0, 0, 2]).all()
-    assert len(np.unique(drawn, axis=0)) == 6 * 3
-    assert expression_bins(np.arange(20.0)).tolist() == [k // 2 for k in range(20)]
+N = 300
+GENES = [f"E{i}" for i in range(N)]
+EXPRESSION = np.random.default_rng(8).permutation(np.arange(float(N)))
 
 
 def test_mean_signed_score_by_hand_leaves_out_the_own_gene() -> None:
@@ -36,23 +27,23 @@ def test_mean_signed_score_by_hand_leaves_out_the_own_gene() -> None:
     found = mean_signed_score(
         deltas, np.array([0, -1]), np.array([-1.0, 1.0]), np.array([[1.0, 2.0, -1.0]])
     )
-    first = -(2 * -1.0 - 0.5) / 3
-    second = (1.0 + 2 * 2.0 + 1.0) / 4
+    first = -(2 * -1.0 - 0.5) / 3 * 4  # on the scale of the whole program
+    second = 1.0 + 2 * 2.0 + 1.0
     assert found.tolist() == pytest.approx([(first + second) / 2])
 
 
 def effects(programs: dict[str, np.ndarray], deltas: np.ndarray) -> ControlEffects:
     matrix = ProgramMatrix(tuple(programs), np.stack(list(programs.values())), tuple(GENES))
     of = {("all", False, f"T{k:02d}"): row for k, row in enumerate(deltas)}
-    return ControlEffects(matrix, np.zeros(len(GENES), dtype=np.int64), of)
+    return ControlEffects(matrix, Background(EXPRESSION, np.eye(N), {}), of)
 
 
 def test_controls_of_one_pathway_pass_their_own_program_and_no_random_one() -> None:
     """Five controls move one module down; 40 other knock-downs do little."""
     rng = np.random.default_rng(3)
-    module = np.where(np.arange(100) < 20, -1.0, rng.normal(0, 0.3, 100))
-    deltas = np.vstack([module + rng.normal(0, 0.1, (5, 100)), rng.normal(0, 0.05, (40, 100))])
-    programs = {"own": (np.arange(100) < 20).astype(float)}
+    module = np.where(np.arange(N) < 20, -1.0, rng.normal(0, 0.3, N))
+    deltas = np.vstack([module + rng.normal(0, 0.1, (5, N)), rng.normal(0, 0.05, (40, N))])
+    programs = {"own": (np.arange(N) < 20).astype(float)}
     for k in range(40):
         programs[f"random{k}"] = rng.permutation(programs["own"])
     null = effects(programs, deltas)
@@ -80,10 +71,8 @@ def test_controls_of_one_pathway_pass_their_own_program_and_no_random_one() -> N
 
 
 def test_effects_of_controls_are_read_by_name_or_id(tmp_path) -> None:
-    write_store(tmp_path / "store")
-    pl.DataFrame({"gene_id": ["ENSG1", "ENSG2"], "mean": [0.5, 2.0]}).write_parquet(
-        tmp_path / "store/panel.parquet"
-    )
+    counts = np.random.default_rng(0).poisson(3, size=(20, 4))
+    write_store(tmp_path / "store", counts)
     path = tmp_path / "0.parquet"
     pl.DataFrame(
         {"context": "all", "target_gene_id": ["ENSG1", "ENSG9", "ENSG4"],
@@ -99,7 +88,27 @@ def test_effects_of_controls_are_read_by_name_or_id(tmp_path) -> None:
         ("all", measured, target) for measured in (True, False) for target in ("ENSG1", "ENSG9")
     }
     assert found.deltas["all", False, "ENSG1"].tolist() == [0, 0.1, 0, 0]
-    assert found.p_value("B", "all", "measured", ["ENSG1"], np.ones(1)) is None
+    assert found.background.expression == pytest.approx(
+        np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e4).mean(axis=0)
+    )
+    assert found.p_values("B")("all", "measured", ["ENSG1"], np.ones(1)) is None
+    assert found.p_values("A")("all", "measured", ["ENSG3"], np.ones(1)) is None
+    assert 0 < found.p_values("A")("all", "measured", ["ENSG1"], np.ones(1)) <= 1
     (tmp_path / "bad.parquet").write_text("no")
     with pytest.raises(DataError, match="is no file of effects"):
-        read_control_effects([tmp_path / "bad.parquet"], None, ["ENSG1"], programs, np.zeros(4))
+        read_control_effects(
+            [tmp_path / "bad.parquet"], None, ["ENSG1"], programs, found.background
+        )
+
+
+def test_coherence_is_the_same_however_many_programs_are_looked_up_at_a_time(monkeypatch) -> None:
+    rng = np.random.default_rng(1)
+    genes = np.stack([rng.choice(50, 8, replace=False) for _ in range(30)])
+    weights = rng.normal(size=genes.shape)
+    values = rng.normal(size=(50, 200))
+    correlation = np.corrcoef(values)
+    whole = coherence(genes, weights, correlation)
+    monkeypatch.setattr("knockscreen.score.random_programs.AT_ONCE", 64 * 7)
+    np.testing.assert_allclose(coherence(genes, weights, correlation), whole, rtol=1e-12)
+    one = weights[3] @ correlation[np.ix_(genes[3], genes[3])] @ weights[3]
+    assert whole[3] == pytest.approx(one / (weights[3] ** 2).sum())

@@ -6,12 +6,13 @@ cannot tell. So the mean signed score of the controls,
 
     S = mean_k sign_k score_k,
 
-is compared with that of random programs with the same weights on other genes of like expression:
-``program_p`` = (b + 1) / (N + 1), b random programs with an S as large.
+is compared with that of random programs (:mod:`knockscreen.score.random_programs`: of like
+expression, as co-expressed, the same that specificity is judged by): ``program_p`` =
+(b + 1) / (N + 1), b random programs with an S as large.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,14 @@ from numpy.typing import NDArray
 from knockscreen.errors import DataError
 from knockscreen.names import Evidence
 from knockscreen.score.programs import ProgramMatrix
+from knockscreen.score.random_programs import Background, random_programs
 
 RANDOM_PROGRAMS = 999
-EXPRESSION_BINS = 10
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+ProgramP = Callable[[str, str, Sequence[str], Floats], float | None]
+"""``program_p`` of context, evidence, ids of the controls found there and their signs."""
 
 
 @dataclass(frozen=True)
@@ -34,41 +37,33 @@ class ControlEffects:
     """Effects of the knock-downs that are controls of any program, and the panel they are over."""
 
     programs: ProgramMatrix
-    bins: Ints  # (G,) expression bin of each panel gene
+    background: Background  # of control cells
     deltas: dict[tuple[str, bool, str], Floats]  # (context, is measured, target) -> (G,)
 
-    def p_value(
-        self, program: str, context: str, evidence: str, targets: Sequence[str], signs: Floats
-    ) -> float | None:
-        """Return ``program_p`` of controls that were found in one context; None without effects."""
-        measured = evidence == Evidence.MEASURED
-        keys = [(context, measured, target) for target in targets]
-        if program not in self.programs.names or any(key not in self.deltas for key in keys):
-            return None
+    def p_values(self, program: str) -> ProgramP:
+        """Return what gives ``program_p`` in each context; its random programs are drawn once."""
+        if program not in self.programs.names:
+            return lambda context, evidence, targets, signs: None
+        k = self.programs.names.index(program)
+        weights = self.programs.weights[k : k + 1]
+        one = replace(self.programs, names=(program,), weights=weights)
+        drawn = random_programs(one, self.background, RANDOM_PROGRAMS)[0]
+        every = np.vstack([weights / np.abs(weights).sum(), drawn])
         position = {gene_id: i for i, gene_id in enumerate(self.programs.gene_ids)}
-        own = np.array([position.get(target, -1) for target in targets])
-        weights = self.programs.weights[self.programs.names.index(program)]
-        seed = np.random.default_rng(len(targets))
-        drawn = random_weights(weights, self.bins, RANDOM_PROGRAMS, seed)
-        deltas = np.stack([self.deltas[key] for key in keys])
-        moved = mean_signed_score(deltas, own, signs, np.vstack([weights, drawn]))
-        reached = np.sum(moved[1:] >= moved[0] - 1e-12)
-        return float((reached + 1) / (len(drawn) + 1)) if np.isfinite(moved[0]) else None
 
+        def p_value(
+            context: str, evidence: str, targets: Sequence[str], signs: Floats
+        ) -> float | None:
+            keys = [(context, evidence == Evidence.MEASURED, target) for target in targets]
+            if any(key not in self.deltas for key in keys):
+                return None
+            own = np.array([position.get(target, -1) for target in targets])
+            deltas = np.stack([self.deltas[key] for key in keys])
+            moved = mean_signed_score(deltas, own, signs, every)
+            reached = np.sum(moved[1:] >= moved[0] - 1e-12)
+            return float((reached + 1) / (len(drawn) + 1)) if np.isfinite(moved[0]) else None
 
-def expression_bins(mean: Floats) -> Ints:
-    """Return the bin of each gene by rank of its mean expression, as even as can be."""
-    order = np.argsort(np.argsort(np.nan_to_num(mean), kind="stable"), kind="stable")
-    return np.asarray(order * EXPRESSION_BINS // max(len(mean), 1), dtype=np.int64)
-
-
-def random_weights(weights: Floats, bins: Ints, n: int, rng: np.random.Generator) -> Floats:
-    """Return n programs (n, G) with the same weights on other genes of the same bin."""
-    drawn = np.tile(weights, (n, 1))
-    for name in np.unique(bins[weights != 0]):
-        columns = np.flatnonzero(bins == name)
-        drawn[:, columns] = rng.permuted(drawn[:, columns], axis=1)
-    return drawn
+        return p_value
 
 
 def mean_signed_score(deltas: Floats, own: Ints, signs: Floats, programs: Floats) -> Floats:
@@ -83,15 +78,17 @@ def mean_signed_score(deltas: Floats, own: Ints, signs: Floats, programs: Floats
     signs
         (K,) 1 for toward, -1 for away.
     programs
-        (N, G) weights.
+        (N, G) weights, on the scale of scores: what is left without a control's own gene is scaled
+        up to the absolute sum of all.
     """
     inside = np.flatnonzero(own >= 0)
     others = deltas.copy()
     others[inside, own[inside]] = 0.0
-    total = np.repeat(np.abs(programs).sum(axis=1)[None], len(own), axis=0)  # (K, N)
-    total[inside] -= np.abs(programs[:, own[inside]]).T
+    total = np.abs(programs).sum(axis=1)[None]  # (1, N)
+    left = np.repeat(total, len(own), axis=0)  # (K, N)
+    left[inside] -= np.abs(programs[:, own[inside]]).T
     with np.errstate(invalid="ignore", divide="ignore"):
-        scores = (others @ programs.T) / total
+        scores = (others @ programs.T) * total / np.where(left > 1e-9 * total, left, np.nan)
     return np.asarray((signs[:, None] * scores).mean(axis=0))
 
 
@@ -100,7 +97,7 @@ def read_control_effects(
     measured: Path | None,
     targets: Sequence[str],
     programs: ProgramMatrix,
-    mean: Floats,
+    background: Background,
 ) -> ControlEffects:
     """Read the effects of the controls alone from the files of a run.
 
@@ -130,4 +127,4 @@ def read_control_effects(
             columns = [index[gene_id] for gene_id in part["gene_id"]]
             values[columns] = part["delta"].fill_null(0.0).to_numpy()
             deltas[str(context), is_measured, str(target)] = values
-    return ControlEffects(programs, expression_bins(mean), deltas)
+    return ControlEffects(programs, background, deltas)
