@@ -77,9 +77,8 @@ def run(folder: Path, config: dict[str, Any]) -> None:
     if not shard.exists():
         cli_screen.plan(settings, store, effect, vae, flow, plan.parent)
         cli_screen.generate_control(settings, store, effect, vae, flow, plan, control)
-        cli_screen.generate(
-            settings, effect, vae, flow, plan=plan, candidates=listed, control=control, shard=0,
-            output=shard,
+        cli_screen.generate_shard(
+            settings, store, effect, vae, flow, plan, listed, control, shard=0, output=shard
         )  # fmt: skip
     if not scores.exists():
         cli_score.score(shard, control, listed, store, folder / "effects.parquet", scores, settings)

