@@ -83,7 +83,10 @@ schema: .venv/.installed-screen
 	$(BIN)/python -m knockscreen.config > workflow/schemas/config.schema.json
 
 bench: .venv/.installed-bench
-	for script in database evaluate qc_memory rerank vae dit sampling common_noise; do $(BIN)/python benchmarks/$$script.py; done
+	for script in database evaluate qc qc_memory loader moments rank_sums rerank vae dit sampling common_noise; do \
+		$(BIN)/python benchmarks/$$script.py; done
+	$(BIN)/python benchmarks/loader.py --kind tokens --cells 50000
+	$(BIN)/python benchmarks/rank_sums.py --peer pdex --targets 100
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
