@@ -13,12 +13,12 @@ PACKAGE = Path(knockscreen.__file__).parent
 
 # From the bottom up. A module imports only from lower rows, or from files of its own folder.
 LAYERS = (
-    ("errors",),
+    ("errors", "compiled"),
     ("names",),
     ("config", "artifacts"),
     ("stages", "progress"),
     ("data", "simulate"),
-    ("data.cells", "data.features", "nn", "flow"),
+    ("data.gather", "data.cells", "data.features", "nn", "flow"),
     ("checkpoint",),
     ("models",),
     ("training",),
@@ -28,7 +28,17 @@ LAYERS = (
     ("store", "figures", "sweep"),
     ("cli",),
 )
-MODEL = ("data.cells", "nn", "models", "checkpoint", "flow", "training", "sampling", "screening")
+MODEL = (
+    "data.gather",
+    "data.cells",
+    "nn",
+    "models",
+    "checkpoint",
+    "flow",
+    "training",
+    "sampling",
+    "screening",
+)
 """What has to run on a bare GPU image: torch, numpy and safetensors are all there is."""
 
 

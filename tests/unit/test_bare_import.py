@@ -3,7 +3,17 @@
 import subprocess
 import sys
 
-BLOCKED = ("polars", "duckdb", "scanpy", "snakemake", "pydantic", "anndata", "pandas", "typer")
+BLOCKED = (
+    "polars",
+    "duckdb",
+    "scanpy",
+    "snakemake",
+    "pydantic",
+    "anndata",
+    "pandas",
+    "typer",
+    "numba",
+)
 SCRIPT = """
 import importlib, pkgutil, sys
 for name in {blocked}:

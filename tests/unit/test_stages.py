@@ -75,7 +75,8 @@ def test_every_declared_file_exists(stage: str) -> None:
 
 def test_every_file_that_is_not_python_is_declared_by_a_stage() -> None:
     declared = {p for entry in STAGES.values() for glob in entry.files for p in SOURCE.glob(glob)}
-    others = {p for p in SOURCE.rglob("*.*") if p.suffix not in {".py", ".pyc", ".typed"}}
+    found = (p for p in SOURCE.rglob("*.*") if p.parent.name != "__pycache__")
+    others = {p for p in found if p.suffix not in {".py", ".typed"}}
     assert others == declared
 
 

@@ -1,6 +1,6 @@
 """The training store: a memory-mapped CSR of panel counts with the codes of every cell.
 
-Written by ``normalize``; numpy alone, so that training runs where nothing else is installed.
+Written by ``normalize``; numpy is enough, so that training runs where nothing else is installed.
 """
 
 import itertools
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from knockscreen.data.gather import Tokens, dense_rows, token_rows
 from knockscreen.errors import DataError, UnknownNameError, suggest
 from knockscreen.names import SPLITS, Split, context_name, is_decoy, parse_context
 
@@ -168,15 +169,14 @@ class CellStore:
         return np.flatnonzero(np.isin(self.split, codes))
 
     def dense(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Return the counts (len(rows), G) of some rows, float32."""
-        starts = np.asarray(self.indptr[rows])
-        lengths = np.asarray(self.indptr[np.asarray(rows) + 1]) - starts
-        out = np.zeros((len(rows), len(self.vocabulary.gene_ids)), dtype=np.float32)
-        where = np.repeat(np.arange(len(rows)), lengths)
-        first = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
-        take = first + np.arange(len(where))
-        out[where, self.indices[take]] = self.counts[take]
-        return out
+        """Return the counts (len(rows), G) of some rows, in any order, float32."""
+        stored = (self.counts, self.indices, self.indptr)
+        return dense_rows(stored, rows, len(self.vocabulary.gene_ids))
+
+    def tokens(self, rows: NDArray[np.integer]) -> Tokens:
+        """Return the expressed genes of some rows, in any order, and their counts."""
+        stored = (self.counts, self.indices, self.indptr)
+        return token_rows(stored, rows, len(self.vocabulary.gene_ids))
 
     def chunks(
         self, rows: NDArray[np.integer], size: int = 4096

@@ -17,7 +17,16 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import sparse
 
+from knockscreen.compiled import compiled
 from knockscreen.config import DataConfig
+from knockscreen.data.count_loops import (
+    NO_COUNT,
+    UNSORTED,
+    WRONG_GENE,
+    ZERO,
+    cell_sums,
+    faults,
+)
 from knockscreen.data.h5ad import (
     column_names,
     damaged,
@@ -32,7 +41,7 @@ from knockscreen.data.vocab import Genes, column_order, read_genes
 from knockscreen.errors import DataError, suggest
 
 CHUNK_ROWS = 20_000
-CHUNK_VALUES = 4_000_000
+CHUNK_VALUES = 1_000_000
 """A chunk has at most this many rows and (but for one row) this many stored values."""
 CSC_VALUES = 20_000_000
 """A CSC matrix with more stored values is refused, it cannot be read by rows."""
@@ -47,15 +56,17 @@ class Chunk:
     counts: sparse.csr_matrix
 
     @property
-    def rows_of_values(self) -> NDArray[np.int64]:
-        """Row of each stored value within the chunk."""
-        return np.repeat(np.arange(self.stop - self.start), np.diff(self.counts.indptr))
+    def stored(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Data, indices and row pointers of the counts, as :mod:`.count_loops` takes them."""
+        return self.counts.data, self.counts.indices, self.counts.indptr
 
-    def row_sums(self, values: NDArray[Any] | None = None) -> NDArray[np.float64]:
-        """Return the sum over each row, exact for counts, shape (n,)."""
-        total = np.zeros(self.counts.nnz + 1)
-        np.cumsum(self.counts.data if values is None else values, dtype=float, out=total[1:])
-        return np.diff(total[self.counts.indptr])
+    def cell_sums(
+        self, chosen: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the counts of each cell over all genes, and over the genes ``chosen`` (G,)."""
+        total, part = np.zeros(self.stop - self.start), np.zeros(self.stop - self.start)
+        compiled(cell_sums)(self.stored, chosen, total, part)
+        return total, part
 
 
 class CountsFile:
@@ -128,14 +139,30 @@ class CountsFile:
             the first cell and gene, or blocks of the file that cannot be read.
         """
         for start, stop, matrix in self._pieces(rows, values):
+            found = self._faults(matrix)
+            if found & WRONG_GENE:
+                msg = (
+                    f"{self.where} of {self.path} points to a gene beyond its {len(self.genes)}; "
+                    "the file is damaged."
+                )
+                raise DataError(msg)
             if self.order is not None and matrix.nnz:
                 matrix.indices = self.order[matrix.indices].astype(matrix.indices.dtype)
-                matrix.has_sorted_indices = False
-            matrix.sum_duplicates()
-            self._check_values(matrix, start)
-            if matrix.nnz and not matrix.data.all():
+                found |= UNSORTED
+            if found & UNSORTED:
+                matrix.has_canonical_format = matrix.has_sorted_indices = False
+                matrix.sum_duplicates()
+                found = self._faults(matrix)
+            matrix.has_canonical_format = True
+            if found & NO_COUNT:
+                self._refuse_values(matrix, start)
+            if found & ZERO:
                 matrix.eliminate_zeros()
             yield Chunk(start, stop, matrix)
+
+    def _faults(self, matrix: sparse.csr_matrix) -> int:
+        stored = (matrix.data, matrix.indices, matrix.indptr)
+        return int(compiled(faults)(stored, len(self.genes)))
 
     def _pieces(self, rows: int, values: int) -> Iterator[tuple[int, int, sparse.csr_matrix]]:
         read = {"csr": self._from_csr, "csc": self._from_csc, "dense": self._from_dense}
@@ -163,12 +190,6 @@ class CountsFile:
             lo, hi = int(indptr[start]), int(indptr[stop])
             data = _as_float(self._node["data"][lo:hi])
             indices = self._node["indices"][lo:hi]
-            if len(indices) and (indices.min() < 0 or indices.max() >= len(self.genes)):
-                msg = (
-                    f"{self.where} of {self.path} points to a gene beyond its {len(self.genes)}; "
-                    "the file is damaged."
-                )
-                raise DataError(msg)
             pointers = (indptr[start : stop + 1] - lo).astype(np.int32)
             shape = (stop - start, len(self.genes))
             yield start, stop, sparse.csr_matrix((data, indices, pointers), shape=shape)
@@ -199,19 +220,16 @@ class CountsFile:
             stop = min(start + step, self.n_cells)
             yield start, stop, sparse.csr_matrix(_as_float(self._node[start:stop]))
 
-    def _check_values(self, matrix: sparse.csr_matrix, start: int) -> None:
+    def _refuse_values(self, matrix: sparse.csr_matrix, start: int) -> None:
         data = matrix.data
-        if not len(data):
-            return
-        low, high = data.min(), data.max()
-        if not (np.isfinite(low) and np.isfinite(high)):
+        if not np.isfinite(data).all():
             self._refuse(matrix, start, ~np.isfinite(data), "missing or infinite values", "")
-        if low < 0:
+        if data.min() < 0:
             self._refuse(matrix, start, data < 0, "negative values", "; looks scaled")
-        fractional = np.rint(data) != data
-        if fractional.any():
+        odd = np.rint(data) != data
+        if odd.any():
             looks = "log-transformed" if says_log1p(self._handle) else _looks(matrix)
-            self._refuse(matrix, start, fractional, "non-integer values", f"; looks {looks}")
+            self._refuse(matrix, start, odd, "non-integer values", f"; looks {looks}")
 
     def _refuse(
         self, matrix: sparse.csr_matrix, start: int, bad: NDArray[np.bool_], what: str, looks: str

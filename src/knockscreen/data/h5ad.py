@@ -16,7 +16,7 @@ import polars as pl
 from knockscreen.data.presets import INDEX
 from knockscreen.errors import DataError
 
-STRINGS_AT_ONCE = 500_000
+STRINGS_AT_ONCE = 50_000
 
 
 @contextmanager

@@ -114,11 +114,15 @@ def run_normalize(
         header = _header(cells, panel, targets, settings, simulated=inputs.simulated)
         with atomic(out) as folder:
             writer = StoreWriter(
-                folder, header, highest=sums.highest, n_values=_n_values(sums, panel)
+                folder,
+                header,
+                n_genes=len(inputs.genes),
+                highest=sums.highest,
+                n_values=_n_values(sums, panel),
             )
             for offset, chunk in track_chunks(inputs.chunks(chunk_rows), inputs.n_cells, "store"):
                 place = cells.place[offset : offset + chunk.stop - chunk.start]
-                writer.add(chunk.counts[place >= 0] if (place < 0).any() else chunk.counts)
+                writer.add(chunk.stored, place >= 0)
             writer.finish()
             _write_tables(folder, cells, panel, header)
     _report(cells)
@@ -185,6 +189,7 @@ def _kept_cells(qc_dir: Path, inputs: Inputs, settings: NormalizeStage) -> KeptC
     place = np.full(inputs.n_cells, NOT_KEPT, dtype=np.int64)
     place[starts[files] + rows] = np.arange(frame.height)
     names = [file.path.name for file in inputs.files]
+    frame = frame.drop("file", "row")
     lot = np.empty(frame.height)
     for k, name in enumerate(names):
         lot[files == k] = lots(settings.splits.seed, name, rows[files == k])
@@ -212,14 +217,9 @@ def _add(
     sums: GeneSums, chunk: Chunk, offset: int, cells: KeptCells, train: NDArray[np.bool_]
 ) -> None:
     place = cells.place[offset : offset + chunk.stop - chunk.start]
-    row, gene, counts = chunk.rows_of_values, chunk.counts.indices, chunk.counts.data
-    kept = place[row] >= 0
-    sums.seen_all += np.bincount(gene[kept], minlength=len(sums.seen_all))
-    if kept.any():
-        sums.highest = max(sums.highest, int(counts[kept].max()))
-    use = kept & train[place[row]]
-    where = place[row[use]]
-    sums.add(gene[use], counts[use].astype(float), cells.batch[where], cells.library[where])
+    kept = place >= 0
+    batch = np.where(kept & train[place], cells.batch[place], NOT_KEPT)
+    sums.add(chunk.stored, kept, batch, cells.library[place])
 
 
 def _n_values(sums: GeneSums, panel: pl.DataFrame) -> int:

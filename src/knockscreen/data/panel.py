@@ -7,12 +7,15 @@ genes chosen in most batches go first. The sums are streamed, so cells are never
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from knockscreen.compiled import compiled
 from knockscreen.config import PanelConfig, ProgramsConfig
+from knockscreen.data.count_loops import scaled_sums
 from knockscreen.data.vocab import Genes
 from knockscreen.errors import ConfigError, UnknownNameError, suggest
 
@@ -24,17 +27,17 @@ N_BINS = 20
 
 @dataclass
 class GeneSums:
-    """Streamed sums over training cells by batch and gene, and over all kept cells by gene.
+    """Streamed sums over training cells by batch and gene, and what else is known of kept cells.
 
     ``n`` (B,) cells; ``x`` and ``xx`` (B, G) sums of CP10k and its square; ``seen`` (B, G) cells
-    with a count; ``seen_all`` (G,) the same over all kept cells; ``highest`` the largest count.
+    with a count; ``seen_other`` (G,) the same over other kept cells; ``highest`` the largest count.
     """
 
     n: Floats
     x: Floats
     xx: Floats
     seen: Floats
-    seen_all: NDArray[np.int64]
+    seen_other: NDArray[np.int64]
     highest: int = 0
 
     @classmethod
@@ -46,17 +49,23 @@ class GeneSums:
 
     def add(
         self,
-        gene: NDArray[np.integer],
-        counts: Floats,
+        counts: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
+        kept: NDArray[np.bool_],
         batch: NDArray[np.int64],
         library: Floats,
     ) -> None:
-        """Add non-zero counts (v,) of training cells, with the batch and library size of each."""
-        group = batch * self.x.shape[1] + gene
-        scaled = counts / library * 1e4
-        for total, weights in ((self.x, scaled), (self.xx, scaled * scaled), (self.seen, None)):
-            part = np.bincount(group, weights=weights, minlength=total.size)
-            np.add(total, part.reshape(total.shape), out=total)
+        """Add the ``kept`` cells (n,) of CSR ``counts``: data, indices, row pointers.
+
+        ``batch`` (n,) is that of a training cell, -1 for other cells.
+        """
+        loop, sums = compiled(scaled_sums), (self.x, self.xx, self.seen)
+        highest = loop(counts, (kept, batch, library), sums, self.seen_other)
+        self.highest = max(self.highest, int(highest))
+
+    @property
+    def seen_all(self) -> NDArray[np.int64]:
+        """Kept cells with a count, of each gene, shape (G,)."""
+        return np.asarray(self.seen_other + self.seen.sum(axis=0).astype(np.int64))
 
 
 @dataclass(frozen=True)

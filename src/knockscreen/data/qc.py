@@ -1,7 +1,8 @@
 """Quality control in chunked passes: which cells, guides and targets enter the screen.
 
 The first pass counts (library size, genes, mitochondrial share), filters cells, and sums what the
-test of each guide's knock-down needs; the second describes the genes in the cells that are kept.
+test of each guide's knock-down needs, and describes the genes; the second, where that test or the
+number of cells dropped some, takes these out of the description.
 Memory holds one chunk of counts and a few numbers per cell.
 """
 
@@ -15,9 +16,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from knockscreen.artifacts import atomic, write_manifest
+from knockscreen.compiled import compiled
 from knockscreen.config import DataConfig, QcConfig, Section
 from knockscreen.data import qc_tables
 from knockscreen.data.annotation import read_cells
+from knockscreen.data.count_loops import gene_sums, own_values
 from knockscreen.data.counts import CHUNK_ROWS, Chunk, Inputs
 from knockscreen.data.knockdown import (
     INACTIVE,
@@ -95,6 +98,7 @@ def run_qc(
         tested = tested[tested >= 0]
         controls = Moments.zeros(len(codes.contexts), len(tested))
         sums = _KnockdownSums(codes, tested, len(inputs.genes), guides, controls)
+        genes = _GeneSums(len(inputs.genes))
         for offset, chunk in track_chunks(
             inputs.chunks(chunk_rows), inputs.n_cells, "counts and filters"
         ):
@@ -102,15 +106,18 @@ def run_qc(
             _count(chunk, part, cells, inputs, measured)
             _filter_cells(cells, part, qc, measured)
             sums.add(chunk, part, measured)
+            genes.add(chunk, measured.status[part] == KEPT)
+        before = measured.status == KEPT
         _check_controls(codes, measured.status, qc)
         test = test_guides(guides, sums.controls_of_all(), sums.column_of_guide)
         verdict = _judge_guides(test, codes, measured.status, qc)
         _drop_few(codes, measured.status, qc)
         _check_targets(codes, measured.status)
-        genes = _describe_genes(inputs, measured.status, chunk_rows)
+        kept = measured.status == KEPT
+        genes.take_out(before & ~kept, inputs, chunk_rows)
         tables = {
             "cells": qc_tables.cells(cells, measured, list(settings.data.contexts)),
-            "genes": genes,
+            "genes": genes.table(inputs, int(kept.sum())),
             "guides": qc_tables.guides(codes.guides, test, verdict),
             "targets": qc_tables.targets(cells, measured.status),
             "summary": qc_tables.summary(cells, measured, settings, verdict),
@@ -169,15 +176,15 @@ def _count(
 ) -> None:
     """Count what the chunk's cells hold, whatever their status; the files' own columns go first."""
     frame = cells.slice(part.start, part.stop - part.start)
-    library = _library_size(frame, chunk.row_sums())
+    mitochondrial = inputs.genes.is_mitochondrial
+    total, of_mitochondria = chunk.cell_sums(mitochondrial)
+    library = _library_size(frame, total)
     measured.library_size[part] = library
     measured.n_genes[part] = np.diff(chunk.counts.indptr)
     percent = frame["pct_mt"].to_numpy()
-    mitochondrial = inputs.genes.is_mitochondrial
     if mitochondrial.any():
-        share = chunk.row_sums(chunk.counts.data * mitochondrial[chunk.counts.indices])
         with np.errstate(invalid="ignore"):
-            percent = np.where(np.isnan(percent), 100 * share / library, percent)
+            percent = np.where(np.isnan(percent), 100 * of_mitochondria / library, percent)
     measured.pct_mt[part] = percent
 
 
@@ -242,21 +249,22 @@ class _KnockdownSums:
         guide = self._codes.guide[part].astype(np.int64)
         control = self._codes.is_control[part] & kept
         self._n_controls += np.bincount(context[control], minlength=len(self._n_controls))
-        row, gene = chunk.rows_of_values, chunk.counts.indices
-        counts = chunk.counts.data
-        column = self._column[gene]
-
-        use = control[row] & (column >= 0)
+        of_controls = chunk.counts[control]
+        row = np.repeat(np.flatnonzero(control), np.diff(of_controls.indptr))
+        column = self._column[of_controls.indices]
+        use = column >= 0
         group = context[row[use]] * self._controls.n.shape[1] + column[use]
-        self._controls.add_values(group, counts[use].astype(float), library[row[use]])
+        self._controls.add_values(group, of_controls.data[use].astype(float), library[row[use]])
 
         cells = np.flatnonzero(kept & (guide >= 0))
         flat = guide * len(self._n_controls) + context
         self._guides.add_cells(flat[cells], library[cells])
         own = np.full(len(kept), -1, dtype=np.int64)
         own[cells] = self._gene[guide[cells]]
-        use = gene == own[row]
-        self._guides.add_values(flat[row[use]], counts[use].astype(float), library[row[use]])
+        value = np.zeros(len(kept))
+        compiled(own_values)(chunk.stored, own, value)
+        use = value > 0
+        self._guides.add_values(flat[use], value[use], library[use])
 
     def controls_of_all(self) -> Moments:
         """Return the sums over control cells, the number of cells filled in."""
@@ -344,23 +352,31 @@ def _check_targets(codes: CellCodes, status: NDArray[np.int8]) -> None:
         raise DataError(msg)
 
 
-def _describe_genes(inputs: Inputs, status: NDArray[np.int8], chunk_rows: int) -> pl.DataFrame:
-    n = np.zeros(len(inputs.genes), dtype=np.int64)
-    total = np.zeros(len(inputs.genes))
-    for offset, chunk in track_chunks(inputs.chunks(chunk_rows), inputs.n_cells, "genes"):
-        kept = status[offset : offset + chunk.stop - chunk.start] == KEPT
-        use = np.repeat(kept, np.diff(chunk.counts.indptr))
-        index = chunk.counts.indices[use]
-        n += np.bincount(index, minlength=len(n))
-        total += np.bincount(index, weights=chunk.counts.data[use], minlength=len(n))
-    return pl.DataFrame(
-        {
-            "gene_id": inputs.genes.gene_ids,
-            "gene": inputs.genes.genes,
-            "n_cells": n,
-            "mean_count": total / max(1, int((status == KEPT).sum())),
-        }
-    )
+class _GeneSums:
+    """Cells with a count, and counts, of each gene in kept cells; whole numbers, so exact."""
+
+    def __init__(self, n_genes: int) -> None:
+        self.n = np.zeros(n_genes, dtype=np.int64)
+        self.total = np.zeros(n_genes)
+
+    def add(self, chunk: Chunk, kept: NDArray[np.bool_]) -> None:
+        """Add the ``kept`` cells of the chunk."""
+        compiled(gene_sums)(chunk.stored, kept, self.n, self.total)
+
+    def take_out(self, dropped: NDArray[np.bool_], inputs: Inputs, chunk_rows: int) -> None:
+        """Take out cells that were dropped after they had been added: reads the counts again."""
+        if not dropped.any():
+            return
+        less = _GeneSums(len(self.n))
+        for offset, chunk in track_chunks(inputs.chunks(chunk_rows), inputs.n_cells, "genes"):
+            less.add(chunk, dropped[offset : offset + chunk.stop - chunk.start])
+        self.n -= less.n
+        self.total -= less.total
+
+    def table(self, inputs: Inputs, n_cells: int) -> pl.DataFrame:
+        """Return one row per gene."""
+        columns = {"gene_id": inputs.genes.gene_ids, "gene": inputs.genes.genes, "n_cells": self.n}
+        return pl.DataFrame({**columns, "mean_count": self.total / max(1, n_cells)})
 
 
 def _write(tables: dict[str, Any], out: Path) -> None:

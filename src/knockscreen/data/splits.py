@@ -182,8 +182,10 @@ def split_table(cells: pl.DataFrame) -> pl.DataFrame:
         {s: k for k, s in enumerate(SPLITS)}, return_dtype=pl.Int32
     )
     return (
-        cells.select(pl.col("target_gene_id", "target_gene", "context", "split").cast(pl.String))
+        cells.lazy()
         .group_by("target_gene_id", "target_gene", "context", "split")
         .agg(pl.len().alias("n_cells"))
+        .collect(engine="streaming")
+        .with_columns(pl.col("target_gene_id", "target_gene", "context", "split").cast(pl.String))
         .sort("target_gene_id", "context", order)
     )

@@ -8,12 +8,13 @@ chunks come, so that memory does not grow with the cells.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from scipy import sparse
 
+from knockscreen.compiled import compiled
+from knockscreen.data.count_loops import panel_values
 from knockscreen.data.decoys import Decoys
 
 FORMAT = 1
@@ -59,11 +60,13 @@ class StoreHeader:
 class StoreWriter:
     """Appends the kept cells' counts to a store in a new folder, in order."""
 
-    def __init__(self, folder: Path, header: StoreHeader, *, highest: int, n_values: int) -> None:
+    def __init__(
+        self, folder: Path, header: StoreHeader, *, n_genes: int, highest: int, n_values: int
+    ) -> None:
         folder.mkdir()
         self._folder = folder
         self._header = header
-        self._column = np.full(int(header.panel.max()) + 1 if len(header.panel) else 1, -1)
+        self._column = np.full(n_genes, -1)
         self._column[header.panel] = np.arange(len(header.panel))
         self._index_type = np.uint16 if len(header.panel) <= LARGEST_U16 else np.uint32
         self._count_type = np.uint16 if highest <= LARGEST_U16 else np.uint32
@@ -72,20 +75,22 @@ class StoreWriter:
         self._indices = _start(folder / "indices.npy", self._index_type, n_values)
         self._counts = _start(folder / "counts.npy", self._count_type, n_values)
 
-    def add(self, counts: sparse.csr_matrix) -> None:
-        """Append cells; ``counts`` (n, all input genes), columns sorted within rows."""
-        gene = counts.indices
-        inside = gene < len(self._column)
-        column = np.where(inside, self._column[np.where(inside, gene, 0)], -1)
-        on = column >= 0
-        kept_before = np.concatenate([[0], np.cumsum(on)])
-        lengths = np.diff(kept_before[counts.indptr])
-        n = counts.shape[0]
-        start = self._indptr[self._rows]
-        self._indptr[self._rows + 1 : self._rows + 1 + n] = start + np.cumsum(lengths)
-        self._rows += n
-        self._indices.write(column[on].astype(self._index_type).tobytes())
-        self._counts.write(counts.data[on].astype(self._count_type).tobytes())
+    def add(
+        self, counts: tuple[NDArray[Any], NDArray[Any], NDArray[Any]], kept: NDArray[np.bool_]
+    ) -> None:
+        """Append the ``kept`` cells (n,) of CSR ``counts`` (n, all input genes).
+
+        ``counts`` is data, indices, ascending within a cell, and row pointers.
+        """
+        places = np.empty(len(counts[0]) + 1, dtype=self._index_type)
+        values = np.empty(len(counts[0]) + 1, dtype=self._count_type)
+        lengths = np.zeros(len(kept), dtype=np.int64)
+        used = compiled(panel_values)(counts, kept, self._column, (places, values, lengths))
+        rows = slice(self._rows + 1, self._rows + 1 + int(kept.sum()))
+        self._indptr[rows] = self._indptr[self._rows] + np.cumsum(lengths[kept])
+        self._rows = rows.stop - 1
+        self._indices.write(places[:used].tobytes())
+        self._counts.write(values[:used].tobytes())
 
     def finish(self) -> None:
         """Write what is left and close."""

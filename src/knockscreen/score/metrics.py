@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from scipy.special import stdtr
 
-from knockscreen.score.statistics import benjamini_hochberg
+from knockscreen.score.statistics import benjamini_hochberg, welch_t
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -275,11 +275,8 @@ def t_test(delta: Floats, parts: Floats, freedoms: Floats) -> tuple[Floats, Floa
     freedoms
         (K, ..., 1) degrees of freedom of each part.
     """
-    squared = parts.sum(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        freedom = squared**2 / np.where(parts > 0, parts**2 / freedoms, 0.0).sum(axis=0)
-        t = np.where(squared > 0, delta / np.sqrt(squared), np.nan)
-    return t, benjamini_hochberg(2 * stdtr(freedom, -np.abs(t)))
+    t, p = welch_t(delta, parts, freedoms)
+    return t, benjamini_hochberg(p)
 
 
 def expected_calls(t: Floats) -> Bools:

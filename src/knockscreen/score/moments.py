@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from knockscreen.compiled import compiled
+from knockscreen.names import CP10K
 from knockscreen.score.cells import StoredCells
 from knockscreen.score.halves import assign_halves, half_indicator
 from knockscreen.score.programs import ProgramMatrix
@@ -23,8 +25,11 @@ from knockscreen.score.replicates import (
     pooled_variance,
     summarise,
 )
+from knockscreen.score.statistics import welch_t
 
 CHUNK = 8192
+SMALL = 16
+"""Counts below this have their logarithm computed once per cell."""
 SPLIT_HALVES = 20
 
 Floats = NDArray[np.float64]
@@ -81,18 +86,61 @@ def _chunks(n: int) -> Iterator[slice]:
 def group_moments(cells: StoredCells, rows: Ints, group: Ints, n_groups: int) -> Moments:
     """Return moments of log1p CP10k per gene for groups of cells (codes ``group`` of ``rows``)."""
     sums = np.zeros((3, n_groups, len(cells.gene_ids)))
-    for part in _chunks(len(rows)):
-        cp10k = cells.cp10k(rows[part])
-        logged = _log1p(cp10k)
-        indicator = _indicator(group[part], n_groups)
-        for i, matrix in enumerate((logged, logged.multiply(logged), cp10k)):
-            sums[i] += (indicator @ matrix).toarray()
+    stored = tuple(np.asarray(part) for part in (cells.counts, cells.indices, cells.indptr))
+    scale = CP10K / cells.library_size[rows]
+    compiled(_add_values)(stored, rows, (group, scale), (sums[0], sums[1], sums[2]))
     n = np.bincount(group, minlength=n_groups).astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = sums[0] / n[:, None]
         variance = np.maximum(sums[1] - sums[0] * mean, 0.0) / (n - 1)[:, None]
         variance[n < 2] = np.nan
         return Moments(n, mean, variance, sums[2] / n[:, None])
+
+
+def _add_values(stored: Any, rows: Any, cells: Any, sums: Any) -> None:
+    """Add log1p CP10k, its square, and CP10k of the rows to the sums (groups, G) of their groups.
+
+    To be compiled. Most counts are small, so a cell's first logarithms are looked up.
+    """
+    counts, indices, indptr = stored
+    group, scale = cells
+    x, xx, cp10k = sums
+    small = np.empty(SMALL)
+    for i in range(len(rows)):
+        g = group[i]
+        for count in range(SMALL):
+            small[count] = np.log1p(count * scale[i])
+        for k in range(indptr[rows[i]], indptr[rows[i] + 1]):
+            gene, count = indices[k], counts[k]
+            value = count * scale[i]
+            logged = small[count] if count < SMALL else np.log1p(value)
+            x[g, gene] += logged
+            xx[g, gene] += logged * logged
+            cp10k[g, gene] += value
+
+
+def welch(target: Moments, control: Moments) -> tuple[Floats, Floats]:
+    """Return Welch's t of log1p CP10k and its two-sided p-value, of groups against control.
+
+    Cells are the units: see :mod:`knockscreen.score.replicates` for what a knock-down did.
+
+    Parameters
+    ----------
+    target
+        K groups, (K, G) each.
+    control
+        One group, or one for each of K.
+
+    Returns
+    -------
+    tuple
+        (K, G) each; NaN where a side has fewer than two cells or neither side varies.
+    """
+    sides = (target, control)
+    shape = target.mean.shape
+    parts = np.stack([np.broadcast_to(m.variance / m.n[:, None], shape) for m in sides])
+    freedoms = np.stack([np.broadcast_to(m.n[:, None] - 1, shape) for m in sides])
+    return welch_t(target.mean - control.mean, parts, freedoms)
 
 
 def replicate_units(cells: StoredCells, kind: ReplicateKind) -> Ints:

@@ -2,6 +2,7 @@
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtr
 from scipy.stats import rankdata
 
 Floats = NDArray[np.float64]
@@ -23,6 +24,25 @@ def benjamini_hochberg(p_values: ArrayLike) -> Floats:
     fdr = np.empty_like(p)
     np.put_along_axis(fdr, order, np.minimum(monotone, 1.0), axis=-1)
     return np.where(np.isnan(p), np.nan, fdr)
+
+
+def welch_t(delta: Floats, parts: Floats, freedoms: Floats) -> tuple[Floats, Floats]:
+    """Return Welch's t and its two-sided p-value; NaN where the standard error is 0 or unknown.
+
+    Parameters
+    ----------
+    delta
+        Differences, of any shape.
+    parts
+        (K, ...) parts of the squared standard error: variance / cells of each group of cells.
+    freedoms
+        (K, ...) degrees of freedom of each part.
+    """
+    squared = parts.sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = squared**2 / np.where(parts > 0, parts**2 / freedoms, 0.0).sum(axis=0)
+        t = np.where(squared > 0, delta / np.sqrt(squared), np.nan)
+    return t, np.asarray(2 * stdtr(freedom, -np.abs(t)))
 
 
 def spearman(a: ArrayLike, b: ArrayLike) -> float:
