@@ -21,6 +21,9 @@ CONFIG ?=
 PIP_INSTALL := $(BIN)/python -m pip install -qq -c constraints.txt
 SNAKEMAKE = PATH="$(CURDIR)/$(BIN):$$PATH" snakemake $(if $(CONFIG),--configfile $(CONFIG))
 PYTHON_CODE := $(wildcard src tests benchmarks workflow/scripts)
+# The scripts behind docs/performance.md; planner and workflow read the demo's plan.
+BENCHES := startup workflow "planner demo" qc qc_memory loader vae dit sampling common_noise \
+	rank_sums moments evaluate database rescore rerank growth roofline
 
 # Read from the configuration when a recipe needs them: the run, and the program shown first.
 READ = $(shell $(BIN)/python -c "import sys; from knockscreen.config import read_config; \
@@ -83,10 +86,11 @@ schema: .venv/.installed-screen
 	$(BIN)/python -m knockscreen.config > workflow/schemas/config.schema.json
 
 bench: .venv/.installed-bench
-	for script in database evaluate qc qc_memory loader moments rank_sums rerank vae dit sampling common_noise; do \
-		$(BIN)/python benchmarks/$$script.py; done
-	$(BIN)/python benchmarks/loader.py --kind tokens --cells 50000
-	$(BIN)/python benchmarks/rank_sums.py --peer pdex --targets 100
+	@test -f results/demo/screen/plan.json || $(MAKE) screen CONFIG=
+	@for words in $(BENCHES); do set -- $$words; \
+		if test -f benchmarks/$$1.py; then \
+			echo "benchmarks/$$1.py $${2:-}"; $(BIN)/python benchmarks/$$1.py $${2:-}; \
+		fi; done
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -1,12 +1,18 @@
-"""Build time, size and query latency of the database on synthetic effects.
+"""Build time, size and query latency of the database on synthetic effects, beside plainer stores.
 
-    python benchmarks/database.py [--targets 1200] [--genes 3700] [--contexts 3] [--programs 50]
+    python benchmarks/database.py --targets 12000 [--keep FOLDER] [--record]
 
-The default is 13 million effects; ``--targets 12000`` is the full size, 133 million.
+That is the full size, 133 million effects: minutes, and 9 GB of disk. The default of 1,200 targets
+is a tenth of it. ``first`` is a new connection to a file that the system has dropped from its
+cache. The peers answer the same two questions, the effects of one knock-down and the knock-downs
+that move one gene, from one sort order of the database alone, and from the Parquet files of the
+run through DuckDB. Verbs are timed as commands too, start included. CPU times are of all threads:
+no less than what a clock on the wall would show on an idle machine.
 """
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -14,11 +20,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
 import polars as pl
+from rounds import Comparison, compare, parser, report
 
 from knockscreen.store.build import Resources, build
 from knockscreen.store.screen import Screen
@@ -91,14 +100,24 @@ def write_ranks(folder: Path, target: pl.DataFrame, contexts: list[str], program
         pl.DataFrame({"context": contexts}), how="cross"
     )
     scores = keys.join(target, how="cross")
-    scores = scores.with_columns(score=rng.normal(size=scores.height), score_sd=0.1, n_genes=60)
+    n = scores.height
+    scores = scores.with_columns(
+        score=rng.normal(size=n), score_sd=rng.uniform(size=n), n_genes=60,
+        magnitude=rng.uniform(size=n), source=pl.lit(None, pl.String),
+    )  # fmt: skip
     scores.write_parquet(folder / "program_scores.parquet")
-    blank = {"p_value": pl.lit(None, pl.Float64), "fdr": pl.lit(None, pl.Float64)}
+    counted = {
+        name: pl.Series(rng.integers(1, 1002, n) / 1001)
+        for name in ("p_value", "fdr", "program_specificity_p", "direction_p")
+    }
     rank = pl.col("score").rank("ordinal", descending=True).over("program", "context")
-    toward = scores.with_columns(rank=rank.cast(pl.Int32), direction=pl.lit("toward"))
+    toward = scores.with_columns(
+        rank=rank.cast(pl.Int32), direction=pl.lit("toward"), n_decoys=1000,
+        donor_concordance=1.0, donor_sd=rng.uniform(size=n), **counted,
+    )  # fmt: skip
     away = toward.with_columns(rank=target.height + 1 - pl.col("rank"), direction=pl.lit("away"))
     pl.concat([toward, away.cast(toward.schema)]).with_columns(
-        rank_low="rank", rank_high="rank", control_status=pl.lit("not_tested"), **blank
+        rank_low="rank", rank_high="rank", control_status=pl.lit("not_tested")
     ).write_parquet(folder / "rankings.parquet")
 
 
@@ -111,10 +130,13 @@ def signature(genes: int, n: int) -> pl.DataFrame:
     )
 
 
-def command(words: list[str]) -> None:
-    """Run the command line in a process of its own."""
+def command(words: list[str]) -> float:
+    """Run the command line in a process of its own. Returns the CPU seconds of all its threads."""
     code = "from knockscreen.cli import main; main()"
+    before = os.times()
     subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True)
+    after = os.times()
+    return sum(after[2:4]) - sum(before[2:4])
 
 
 def milliseconds(question: Callable[[], object], rounds: int) -> tuple[float, float, float]:
@@ -142,17 +164,129 @@ def build_database(run: Path, options: argparse.Namespace) -> None:
     print(f"peak memory so far {peak:.2f} GiB")
 
 
+def drop_from_cache(path: Path) -> None:
+    """Ask the system to forget what it keeps of a file in memory."""
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
+        os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def questions(screen: Screen, options: argparse.Namespace) -> dict[str, Callable[[], object]]:
+    """Return what is asked of the database, by verb."""
+    gene, context = f"GENE{min(options.targets, options.genes) // 2}", "time=T0"
+    return {
+        "top": lambda: screen.top("P1", context),
+        "show": lambda: screen.show(gene, context),
+        "movers": lambda: screen.movers(gene, context),
+        "compare": lambda: screen.compare("P1", "P2", context),
+        "explain": lambda: screen.explain(gene, "P1", context),
+        "reverse, 200 genes": lambda: screen.reverse(signature(options.genes, 200)),
+        "reverse, panel": lambda: screen.reverse(signature(options.genes, options.genes)),
+    }
+
+
+VERBS = {
+    "top": 100, "show": 100, "movers": 200, "reverse, 200 genes": 2000, "reverse, panel": 2000,
+}  # fmt: skip
+"""Bars of the verbs, in ms."""
+
+
+def ask_verbs(path: Path, options: argparse.Namespace, effects: str) -> None:
+    """Print what each question takes first and warm, and report those that have a bar."""
+    with Screen(path) as screen:
+        names = list(questions(screen, options))
+    for name in names:
+        first, warm, work = [], [], []
+        for _ in range(3):
+            drop_from_cache(path)
+            with Screen(path) as screen:
+                question = questions(screen, options)[name]
+                first.append(milliseconds(question, 1)[1])
+                _, middle, cpu = milliseconds(question, options.rounds)
+            warm.append(middle)
+            work.append(cpu)
+        print(f"{name:<18} first {min(first):.0f} ms, warm {min(warm):.0f} ms", flush=True)
+        if name in VERBS:
+            report(f"`{name}`, {effects} effects", f"the bar of {VERBS[name]} ms",
+                   Comparison(work, [VERBS[name]] * len(work)), unit="CPU ms", bar=1,
+                   record=options.record)  # fmt: skip
+    where = ["--context", "time=T0", "--db", str(path)]
+    for words in (["top", "--program", "P1"], ["show", "GENE7"], ["movers", "GENE7"]):
+        times = [command([*words, *where]) for _ in range(options.rounds)]
+        report(f"command `{words[0]}`, start included, {effects} effects", "the bar of 1 s",
+               Comparison(times, [1.0] * len(times)), bar=1, record=options.record)  # fmt: skip
+
+
+def ask_lookups(path: Path, options: argparse.Namespace, effects: str) -> None:
+    """Report the three plain lookups: warm, and of a new connection to a file out of the cache."""
+    key = options.genes // 2
+    lookups = {
+        "ranking of a program": "select * from rankings where program = 'P1' and direction ="
+        " 'toward' and context = 'time=T0' order by rank limit 50",
+        "effects of a target": f"select * from effects_by_target where target_key = {key}"
+        " and context_key = 0",
+        "effects on a gene": f"select * from effects_by_gene where gene_key = {key}"
+        " and context_key = 0",
+    }
+    for name, query in lookups.items():
+        first, warm, walls = [], [], []
+        for _ in range(options.rounds):
+            drop_from_cache(path)
+            start, cpu = time.perf_counter(), time.process_time()
+            with duckdb.connect(path, read_only=True) as connection:
+                connection.sql(query).to_arrow_table()
+                first.append(1e3 * (time.process_time() - cpu))
+                walls.append(1e3 * (time.perf_counter() - start))
+
+                def ask(query: str = query, connection: Any = connection) -> None:
+                    connection.sql(query).to_arrow_table()
+
+                warm.append(milliseconds(ask, options.rounds)[2])
+        print(f"{name}: first {min(walls):.0f} ms by the clock on the wall at best")
+        for kind, times, bar in (("first", first, 100), ("warm", warm, 30)):
+            report(f"lookup, {name}, {kind}, {effects} effects", f"the bar of {bar} ms",
+                   Comparison(times, [bar] * len(times)), unit="CPU ms", bar=1,
+                   record=options.record)  # fmt: skip
+
+
+def beside_peers(path: Path, run: Path, options: argparse.Namespace, effects: str) -> None:
+    """Report the two lookups from both sort orders, from one, and from the Parquet files."""
+    key = options.genes // 2
+    chosen = "select log2_fold_change, delta, delta_se from"
+    parquet = (
+        f"{chosen} read_parquet('{run}/score/effects/*.parquet')"
+        f" where context = 'time=T0' and {{}}_id = 'ENSG{key:011d}'"
+    )
+    with duckdb.connect(path, read_only=True) as connection:
+        for column, own, other in (
+            ("target", "effects_by_target", "effects_by_gene"),
+            ("gene", "effects_by_gene", "effects_by_target"),
+        ):
+            identity = "target_gene" if column == "target" else "gene"
+            keyed = f"{chosen} {{}} where context_key = 0 and {column}_key = {key}"
+            peers = {"one sort order": keyed.format(other), "Parquet": parquet.format(identity)}
+
+            def ask(query: str) -> None:
+                connection.sql(query).to_arrow_table()
+
+            for peer, query in peers.items():
+                result = compare(
+                    partial(ask, keyed.format(own)), partial(ask, query), rounds=options.rounds
+                )
+                report(f"effects of one {column}, {effects} effects", peer, result, bar=1,
+                       record=options.record)  # fmt: skip
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--targets", type=int, default=1200)
-    parser.add_argument("--genes", type=int, default=3700)
-    parser.add_argument("--contexts", type=int, default=3)
-    parser.add_argument("--programs", type=int, default=50)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--memory", default="2GB")
-    parser.add_argument("--folder", type=Path, help="where to work; else a temporary folder")
-    parser.add_argument("--keep", type=Path, help="folder of a run to make, or to use again")
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--targets", type=int, default=1200)
+    arguments.add_argument("--genes", type=int, default=3700)
+    arguments.add_argument("--contexts", type=int, default=3)
+    arguments.add_argument("--programs", type=int, default=50)
+    arguments.add_argument("--memory", default="2GB")
+    arguments.add_argument("--folder", type=Path, help="where to work; else a temporary folder")
+    arguments.add_argument("--keep", type=Path, help="folder of a run to make, or to use again")
+    options = arguments.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         run = options.keep or Path(folder) / "bench"
         if not (run / "programs.tsv").exists():
@@ -161,25 +295,15 @@ def main() -> None:
         path = run / "screen.duckdb"
         if not path.exists():
             build_database(run, options)
-        print(f"size               {path.stat().st_size / 1e9:.3f} GB", flush=True)
-        with Screen(path) as screen:
-            gene, context = f"GENE{min(options.targets, options.genes) // 2}", "time=T0"
-            questions: dict[str, Callable[[], object]] = {
-                "top": lambda: screen.top("P1", context),
-                "show": lambda: screen.show(gene, context),
-                "movers": lambda: screen.movers(gene, context),
-                "compare": lambda: screen.compare("P1", "P2", context),
-                "explain": lambda: screen.explain(gene, "P1", context),
-                "reverse, 200 genes": lambda: screen.reverse(signature(options.genes, 200)),
-                "reverse, panel": lambda: screen.reverse(signature(options.genes, options.genes)),
-            }
-            for name, question in questions.items():
-                first, median, cpu = milliseconds(question, options.rounds)
-                took = f"{median:.0f} ms (first {first:.0f} ms), CPU {cpu:.0f} ms"
-                print(f"{name:<18} {took}", flush=True)
-        words = ["top", "--program", "P1", "--context", context, "--db", str(path)]
-        first, median, _ = milliseconds(lambda: command(words), options.rounds)
-        print(f"{'command top':<18} {median:.0f} ms (first {first:.0f} ms), start included")
+        rows = options.targets * options.genes * options.contexts
+        effects = f"{rows / 1e6:.0f} M"
+        size_gb = path.stat().st_size / 1e9
+        report(f"size of the database, {effects} effects", "the bar, in proportion",
+               Comparison([size_gb], [4 * rows / 133.2e6]), unit="GB", bar=1,
+               record=options.record)  # fmt: skip
+        ask_lookups(path, options, effects)
+        ask_verbs(path, options, effects)
+        beside_peers(path, run, options, effects)
 
 
 if __name__ == "__main__":

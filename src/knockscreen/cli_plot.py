@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from knockscreen.config import ProgramsConfig, RankConfig, ReportConfig, Section
-
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
     from matplotlib.figure import Figure
 
+    from knockscreen.config import ProgramsConfig, RankConfig, ReportConfig
     from knockscreen.data.cells import CellStore
     from knockscreen.figures.cells import Map
     from knockscreen.run_tables import RunTables
@@ -34,18 +33,12 @@ SWEPT = (
 )
 
 
-class PlotStage(Section):
-    """Sections of the configuration that figures depend on."""
-
-    report: ReportConfig
-    programs: ProgramsConfig
-    rank: RankConfig
-
-
 class Wish(NamedTuple):
     """What to show: the settings, and what the command line puts in their place."""
 
-    settings: PlotStage
+    report: "ReportConfig"
+    programs: "ProgramsConfig"
+    rank: "RankConfig"
     program: str
     context: str | None
     knockdown: str | None
@@ -53,7 +46,7 @@ class Wish(NamedTuple):
     @property
     def interval_z(self) -> float:
         """Half-width of the rank section's interval, in standard deviations."""
-        return NormalDist().inv_cdf(0.5 + self.settings.rank.interval / 2)
+        return NormalDist().inv_cdf(0.5 + self.rank.interval / 2)
 
 
 def _qc(run: "RunTables", wish: Wish) -> "Figure":
@@ -110,7 +103,7 @@ def _cells(run: "RunTables", wish: Wish) -> "Figure":
     counts, rows = counts[keep], rows[keep]
     real = _log1p_cp10k(store.dense(rows), store.library_size[rows])
     made = _log1p_cp10k(counts, store.library_size[rows])
-    shown = np.sort(rng.permutation(len(rows))[: wish.settings.report.cells])
+    shown = np.sort(rng.permutation(len(rows))[: wish.report.cells])
     placed = _map(store, real[shown], made[shown], wish=wish, rng=rng)
     factor, groups = _grouping(store, rows[shown], placed)
     return draw.cells(
@@ -144,7 +137,7 @@ def _map(
 
     rows = np.sort(rng.permutation(store.rows(Split.TRAIN))[:FITTED_CELLS])
     fitted = _log1p_cp10k(store.dense(rows), store.library_size[rows]) if len(rows) > 2 else real
-    if wish.settings.report.embedding == "umap":
+    if wish.report.embedding == "umap":
         return draw.umap_map(fitted, real, made, seed=0)
     return draw.principal_map(fitted, real, made)
 
@@ -185,7 +178,7 @@ def _volcano(run: "RunTables", wish: Wish) -> "Figure":
         pl.coalesce("gene", "gene_id").alias("gene")
     )
     table = table.join(_measured_effects(run, one), on="gene_id", how="left").sort("gene_id")
-    programs = all_programs(wish.settings.programs)
+    programs = all_programs(wish.programs)
     weights = programs.filter(pl.col("program") == wish.program).select("gene", "weight")
     return volcano(
         table, target_gene=target, program=dict(weights.iter_rows()), program_name=wish.program,
@@ -248,8 +241,8 @@ def _ranking(run: "RunTables", wish: Wish) -> "Figure":
     planted = run.planted
     return ranking(
         rows.collect(),
-        top=wish.settings.report.top,
-        interval=wish.settings.rank.interval,
+        top=wish.report.top,
+        interval=wish.rank.interval,
         planted=None if planted is None else planted.get(wish.program, {}),
         simulated=run.simulated,
     )
@@ -263,7 +256,7 @@ def _heatmap(run: "RunTables", wish: Wish) -> "Figure":
     context = run.choose_context(wish.program, wish.context)
     rows = run.scores().filter(pl.col("context") == context).collect()
     return heatmap(
-        rows, top=wish.settings.report.top, interval_z=wish.interval_z, planted=run.planted,
+        rows, top=wish.report.top, interval_z=wish.interval_z, planted=run.planted,
         simulated=run.simulated,
     )  # fmt: skip
 
@@ -293,9 +286,7 @@ def _measured(run: "RunTables", wish: Wish) -> "Figure":
         of_this = (pl.col("program") == wish.program) & (pl.col("context") == context)
         found = run.scan("measured/ceiling.parquet", halves).filter(of_this).collect()
         ceiling = found.row(0, named=True) if found.height else None
-    return measured(
-        pairs, ceiling=ceiling, top=2 * wish.settings.report.top, simulated=run.simulated
-    )
+    return measured(pairs, ceiling=ceiling, top=2 * wish.report.top, simulated=run.simulated)
 
 
 def _calibration(run: "RunTables", wish: Wish) -> "Figure":
@@ -364,9 +355,14 @@ def plot(
 ) -> None:
     """Draw one figure of a run from its tables."""
     from knockscreen.artifacts import atomic, write_manifest
-    from knockscreen.config import read_stage
+    from knockscreen.config import ProgramsConfig, RankConfig, ReportConfig, Section, read_stage
     from knockscreen.errors import ConfigError, UnknownNameError, suggest
     from knockscreen.run_tables import RunTables
+
+    class Stage(Section):
+        report: ReportConfig
+        programs: ProgramsConfig
+        rank: RankConfig
 
     if figure not in FIGURES:
         msg = f"there is no figure '{figure}'{suggest(figure, FIGURES)}."
@@ -375,10 +371,15 @@ def plot(
     if kind not in {"svg", "png"}:
         msg = f"--output {output} ends in '{output.suffix}'; figures are written as .svg or .png."
         raise ConfigError(msg)
-    config = read_stage(PlotStage, settings)
+    config = read_stage(Stage, settings)
     run = RunTables(results_dir)
     wish = Wish(
-        config, program or config.report.program, context, knockdown or config.report.knockdown
+        config.report,
+        config.programs,
+        config.rank,
+        program=program or config.report.program,
+        context=context,
+        knockdown=knockdown or config.report.knockdown,
     )
     if figure in OF_A_PROGRAM:
         run.check_program(wish.program)

@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from knockscreen.config import ScreenConfig
+    from knockscreen.data.cells import CellStore
     from knockscreen.sampling import Sampler, Screen
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,9 @@ def plan(
     contexts = planning.list_contexts(vocabulary, list(cells.library_size_log), config.contexts)
     screened = candidates.filter(pl.col("status") == "screened").height
     decoys = candidates.filter(pl.col("status") == "decoy").height
-    about = _estimate(sampler, config, contexts, screened, decoys)
+    listed = candidates.filter(pl.col("shard").is_not_null())["target_gene_id"].to_list()
+    about = _estimate(sampler, config, contexts, listed, cells)
+    about["decoys"] = decoys
     with atomic(output_dir / "candidates.parquet") as temporary:
         candidates.write_parquet(temporary)
     write_json(output_dir / "plan.json", about)
@@ -77,44 +80,64 @@ def plan(
     )
     log.info(
         "%d candidates and %d decoys x %d contexts x %d draws = %d cells: about %.3g TFLOP, %.0f s "
-        "on this machine (%.0f %% of it decoys), %.0f MB.",
+        "of work in %d jobs (%.0f %% of it to start them), %.0f s on the %d cores of this machine, "
+        "%.0f MB.",
         screened, decoys, len(contexts), config.draws, about["cells"], about["flops"] / 1e12,
-        about["seconds"], 100 * decoys / (screened + decoys), about["bytes"] / 1e6,
+        about["seconds"], about["jobs"], 100 * about["overhead"], about["wall_seconds"],
+        about["cores"], about["bytes"] / 1e6,
     )  # fmt: skip
     if decoys == 0:
         log.warning("no decoys, so rankings will have no p-values; set splits.decoys.")
 
 
 def _estimate(
-    sampler: "Sampler", config: "ScreenConfig", contexts: list[str], screened: int, decoys: int
+    sampler: "Sampler",
+    config: "ScreenConfig",
+    contexts: list[str],
+    listed: list[str],
+    store: "CellStore",
 ) -> dict[str, Any]:
+    """Return the plan's numbers; the seconds from a probe, on a CPU those of one core."""
+    import os
     import time
 
     from knockscreen import plan as planning
-    from knockscreen.names import NTC
-    from knockscreen.sampling import Screen
+    from knockscreen import screening
 
-    evaluations = config.steps * planning.EVALUATIONS[config.solver]
+    start = time.process_time()  # what this process needed to get here, as every job will
     genes = len(sampler.model.vocabulary.gene_ids)
-    per_cell = planning.flops_per_cell(
-        sampler.vae.settings, sampler.model.net.settings, genes, evaluations
+    flops = planning.flops_per_cell(
+        sampler.vae.settings,
+        sampler.model.net.settings,
+        genes,
+        config.steps * planning.EVALUATIONS[config.solver],
     )
-    screen = Screen(sampler, contexts[:1])
-    screen.generate(NTC)  # warm up
-    began = time.perf_counter()
-    screen.generate(NTC)
-    seconds = (time.perf_counter() - began) / config.draws
-    cells = (screened + decoys + 1) * len(contexts) * config.draws
+    cell = screening.seconds_per_cell(sampler, contexts, listed[0], flops)
+    work = planning.Work(
+        control=len(contexts) * config.draws,
+        cells=len(listed) * len(contexts) * config.draws,
+        matched=len(screening.matched_rows(store)),
+        effects=len(listed) * len(contexts) * genes,
+        shards=config.shards,
+    )
+    stages = planning.job_seconds(work, start=start, cell=cell)
+    jobs = 2 * config.shards + 2 + planning.TABLE_JOBS
+    cores = len(os.sched_getaffinity(0)) if sampler.device.type == "cpu" else 1
     return {
         "contexts": contexts,
         "draws": config.draws,
         "blocks": min(config.blocks, config.draws),
         "shards": config.shards,
-        "decoys": decoys,
-        "cells": cells,
-        "flops": per_cell * cells,
-        "seconds": seconds * cells,
-        "bytes": (screened + decoys) * len(contexts) * genes * 4 * (6 + config.blocks),
+        "cells": work.control + work.cells,
+        "flops": flops * (work.control + work.cells),
+        "jobs": jobs,
+        "cores": cores,
+        "seconds_per_cell": cell,
+        "stages": stages,
+        "seconds": sum(stages.values()),
+        "wall_seconds": sum(stages.values()) / cores,
+        "overhead": jobs * start / sum(stages.values()),
+        "bytes": len(listed) * len(contexts) * genes * 4 * (6 + config.blocks),
     }
 
 

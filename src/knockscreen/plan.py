@@ -175,6 +175,43 @@ def list_contexts(vocabulary: Vocabulary, present: list[str], wanted: list[str] 
     return [c for c in present if c in chosen]
 
 
+@dataclass(frozen=True)
+class Work:
+    """What is to be done after planning."""
+
+    control: int
+    """Control cells."""
+    cells: int
+    """Cells of knock-downs and decoys."""
+    matched: int
+    """Cells generated beside real ones."""
+    effects: int
+    """Rows of effects, those of decoys and pooled contexts included."""
+    shards: int
+
+
+TABLE_JOBS = 15
+"""Jobs after the cells besides scoring: measured effects, evaluation, gate, ranks, figures, ..."""
+TABLE_STARTS = 1.6
+"""What such a job takes at least, in starts of a job that generates cells: most draw a figure."""
+SCORE, TABLES = 1e-6, 5e-6
+"""Seconds per row of effects: of scoring, and of all tables after it (benchmarks/planner.py)."""
+
+
+def job_seconds(work: Work, *, start: float, cell: float) -> dict[str, float]:
+    """Return the seconds of all jobs of each stage, one after another, from planning to figures.
+
+    ``start`` is what a job takes before its work begins, ``cell`` what a cell takes.
+    """
+    return {
+        "generate_control": start + work.control * cell,
+        "generate": work.shards * start + work.cells * cell,
+        "generate_matched": start + work.matched * cell,
+        "score": work.shards * start + work.effects * SCORE,
+        "tables": TABLE_JOBS * TABLE_STARTS * start + work.effects * TABLES,
+    }
+
+
 def flops_per_cell(vae: VaeSettings, net: VelocitySettings, genes: int, evaluations: int) -> float:
     """Return floating-point operations (two per multiply-add) of one cell, null passes apart."""
     tokens, width = net.latent_tokens, net.size.width

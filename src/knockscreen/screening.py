@@ -1,6 +1,7 @@
 """The files of a screen: the sampler from its checkpoints, the control, shards, matched cells."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,39 @@ def load_sampler(
         )
         raise CheckpointError(msg)
     return Sampler(decoder, model, effects, settings, about.get("panel_shares"))
+
+
+def seconds_per_cell(
+    sampler: Sampler, contexts: list[str], gene_id: str, flops: float, *, budget: float = 1.0
+) -> float:
+    """Return what one generated cell costs here: the fastest of probes of about a second in all.
+
+    In CPU seconds of this process, which other work on the machine does not lengthen; on a GPU by
+    the clock on the wall.
+
+    Parameters
+    ----------
+    gene_id
+        A candidate, generated as the screen does it.
+    flops
+        Floating-point operations of one cell: a probe has as many cells as a core does in a tenth
+        of a second, but no more than a batch.
+    budget
+        Seconds after which the probes end.
+    """
+    on_cpu = sampler.device.type == "cpu"
+    clock = time.process_time if on_cpu else time.perf_counter
+    most = min(sampler.settings.batch_size, max(1, int((5e9 if on_cpu else 5e12) / flops)))
+    draws = min(sampler.settings.draws, most)
+    chosen = contexts[: max(1, most // draws)]
+    screen = Screen(sampler.changed(draws=draws, blocks=1), chosen)
+    screen.generate(gene_id)  # warm up
+    best, began = np.inf, clock()
+    while clock() - began < budget or best == np.inf:
+        start = clock()
+        screen.generate(gene_id)
+        best = min(best, clock() - start)
+    return float(best) / (draws * len(chosen))
 
 
 def _meta(screen: Screen) -> NDArray[np.str_]:

@@ -142,5 +142,15 @@ def test_help_names_the_options_without_heavy_imports(verb):
     assert "--output-dir" in done.stdout
 
 
+def test_the_command_line_itself_needs_no_configuration_and_no_data():
+    code = (
+        "import sys, knockscreen.cli\n"
+        "heavy = {'pydantic', 'yaml', 'numpy', 'polars', 'duckdb', 'torch'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_verbs_are_registered():
     assert {"qc", "normalize"} <= {command.name for command in app.registered_commands}

@@ -52,6 +52,28 @@ def test_every_effect_comes_out_as_it_went_in(database: Path) -> None:
         assert found == expected
 
 
+def test_errors_and_counts_keep_four_significant_digits(run: Path) -> None:
+    rng = np.random.default_rng()
+    given = {}
+    for k, path in enumerate(sorted((run / "score/effects").glob("*.parquet"))):
+        frame = pl.read_parquet(path)
+        error = (10.0 ** rng.uniform(-9, 3, frame.height)).astype(np.float32)
+        error[:4] = [0, np.inf, np.nan, 123456] if k == 0 else error[:4]
+        frame = frame.with_columns(delta_se=pl.Series(error), mean_count=pl.Series(error))
+        frame.write_parquet(path)
+        given |= {row[:3]: row[3] for row in frame.select(
+            "target_gene_id", "context", "gene_id", "delta_se").iter_rows()}  # fmt: skip
+    query = "select target_gene_id, context, gene_id, delta_se from {}"
+    path = built(run)
+    for view in ("effects", "movers"):
+        found = {row[:3]: row[3] for row in ask(path, query.format(view))}
+        assert found.keys() == given.keys()
+        kept = [found[key] for key in given]
+        assert kept == pytest.approx(list(given.values()), rel=5.1e-4, nan_ok=True)
+    differ = "select count(*) from effects where mean_count is distinct from delta_se"
+    assert ask(path, differ) == [(0,)]
+
+
 def test_both_orders_are_sorted(database: Path) -> None:
     for table, order in (
         ("effects_by_target", "context_key, target_key, gene_key"),

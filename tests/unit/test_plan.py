@@ -154,3 +154,13 @@ def test_work_of_the_released_model_is_that_of_the_reference():
     once = plan.flops_per_cell(vae, net, 3699, 1) - decode
     assert once == pytest.approx(14.0e9, rel=0.01)  # measured on the reference: 14.01
     assert decode == pytest.approx(9.3e9, rel=0.1)  # 9.66 there, whose queries are not shared
+
+
+def test_the_seconds_of_a_screen_are_those_of_its_cells_and_of_the_starts_of_its_jobs():
+    work = plan.Work(control=10, cells=1000, matched=50, effects=0, shards=4)
+    cells = plan.job_seconds(work, start=0.0, cell=0.5)
+    assert sum(cells.values()) == pytest.approx(0.5 * 1060)
+    starts = plan.job_seconds(work, start=2.0, cell=0.0)
+    assert starts["generate"] == starts["score"] == 4 * 2.0
+    more = plan.job_seconds(replace(work, effects=10**6), start=0.0, cell=0.0)
+    assert more["score"] + more["tables"] == pytest.approx(1e6 * (plan.SCORE + plan.TABLES))

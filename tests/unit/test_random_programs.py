@@ -8,6 +8,8 @@ from fixtures.models import GENE_IDS, GENES, tiny_store
 from knockscreen.score.programs import ProgramMatrix, program_matrix
 from knockscreen.score.random_programs import (
     Background,
+    Beside,
+    ProgramNull,
     coherence,
     control_background,
     random_programs,
@@ -93,3 +95,23 @@ def test_background_is_of_training_controls(tmp_path):
     assert np.abs(found.correlation[~np.eye(12, dtype=bool)]).max() < 0.6
     assert set(found.error) == {"donor=D1,time=Rest", "donor=D2,time=Rest"}
     assert all(0 < error[0] < 0.2 for error in found.error.values())
+
+
+def test_sparse_products_count_what_dense_ones_count():
+    rng = np.random.default_rng()
+    p, n, x, k = 3, 60, 4, 5
+    weights = np.where(rng.uniform(size=(p, n, G)) < 0.1, rng.normal(size=(p, n, G)), 0)
+    null = ProgramNull(weights.astype(np.float32), {})
+    beside = Beside.empty(p, x, k)
+    deltas, scores = rng.normal(size=(k, x, G)), rng.normal(size=(k, p, x))
+    scores[0, 0] = np.nan
+    for i in range(k):
+        beside.add(i, deltas[i], scores[i], null)
+        moved = np.einsum("png,xg->pnx", weights.astype(np.float32), deltas[i])
+        clear = (np.abs(moved - scores[i][:, None]) > 1e-4).all(axis=1)
+        for found, far in ((beside.toward, moved >= scores[i][:, None]),
+                           (beside.away, moved <= scores[i][:, None])):  # fmt: skip
+            share = (far.sum(axis=1) + 1) / (n + 1)
+            share = np.where(np.isnan(scores[i]), np.nan, share)
+            same = clear | np.isnan(scores[i])
+            np.testing.assert_array_equal(found[:, :, i][same], share[same])

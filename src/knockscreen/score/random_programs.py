@@ -14,10 +14,12 @@ Shapes: P programs, N random programs for each, G panel genes.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from knockscreen.data.cells import CellStore
 from knockscreen.names import CP10K, Split
@@ -53,6 +55,11 @@ class ProgramNull:
     weights: NDArray[np.float32]  # (P, N, G) of random programs
     control_error: dict[str, Floats]  # context -> (P,)
 
+    @cached_property
+    def sparse(self) -> sparse.csr_array:
+        """The weights as a sparse matrix (P N, G): a program is a few dozen genes of thousands."""
+        return sparse.csr_array(self.weights.reshape(-1, self.weights.shape[2]))
+
     def pooled_error(self, contexts: Sequence[str], average: Floats) -> Floats:
         """Return errors (P, X) of the control in contexts that average (X, C) over others."""
         unknown = np.full(len(self.weights), np.nan)
@@ -83,9 +90,9 @@ class Beside:
         self.magnitude[:, k] = np.sqrt((delta**2).sum(axis=1))
         if null is None or not null.weights.shape[1]:
             return
-        p, n, g = null.weights.shape
-        moved = null.weights.reshape(p * n, g) @ delta.T.astype(np.float32)
-        moved = moved.reshape(p, n, -1)  # (P, N, X)
+        p, n, _ = null.weights.shape
+        moved = null.sparse @ np.ascontiguousarray(delta.T, dtype=np.float32)  # (P N, X)
+        moved = moved.reshape(p, n, -1)
         known = np.isfinite(score)
         for found, sign in ((self.toward, 1), (self.away, -1)):
             b = (sign * moved >= sign * score[:, None]).sum(axis=1)  # (P, X)

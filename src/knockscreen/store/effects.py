@@ -28,6 +28,18 @@ MOVED, MOVED_FDR = 0.5, 0.05
 """A gene counts as moved from this log2 fold change on (predicted), up to this fdr (measured)."""
 
 
+def significant(column: str) -> str:
+    """Return a column in four significant digits, in SQL: this takes 21 bits, not 34.
+
+    For what sampling leaves known to two at best: a standard error, a mean count.
+    """
+    return (
+        f"case when {column} > 0 and isfinite({column})"
+        f" then round({column}::double, (3 - floor(log10({column})))::integer)::float"
+        f" else {column} end"
+    )
+
+
 def shards_of(results: Path) -> list[str]:
     """Return the effect files of a run, their columns checked.
 
@@ -77,9 +89,10 @@ def insert_context(
         A knock-down appears twice, or the shards do not agree about the control cells.
     """
     connection.execute(
-        """
+        f"""
         insert into effects_by_target
-        select $key, t.target_key, g.gene_key, e.log2_fold_change, e.delta, e.delta_se, e.mean_count
+        select $key, t.target_key, g.gene_key, e.log2_fold_change, e.delta,
+            {significant("e.delta_se")}, {significant("e.mean_count")}
         from read_parquet($shards) e
         join targets t using (target_gene_id)
         join genes g using (gene_id)

@@ -192,8 +192,8 @@ comment on column effects_by_target.target_key is 'see targets';
 comment on column effects_by_target.gene_key is 'see genes';
 comment on column effects_by_target.log2_fold_change is 'log2 of mean count, perturbed over control; positive = up after the knock-down';
 comment on column effects_by_target.delta is 'mean of log1p counts per 10,000 (natural log), perturbed minus control';
-comment on column effects_by_target.delta_se is 'Monte-Carlo standard error of delta over generated pairs, not over donors or models';
-comment on column effects_by_target.mean_count is 'mean count per generated perturbed cell';
+comment on column effects_by_target.delta_se is 'Monte-Carlo standard error of delta over generated pairs, not over donors or models; four significant digits';
+comment on column effects_by_target.mean_count is 'mean count per generated perturbed cell; four significant digits';
 
 create table effects_by_gene (
     context_key usmallint, gene_key usmallint, target_key usmallint, log2_fold_change float,
@@ -205,7 +205,7 @@ comment on column effects_by_gene.gene_key is 'see genes';
 comment on column effects_by_gene.target_key is 'see targets';
 comment on column effects_by_gene.log2_fold_change is 'log2 of mean count, perturbed over control; positive = up after the knock-down';
 comment on column effects_by_gene.delta is 'mean of log1p counts per 10,000 (natural log), perturbed minus control';
-comment on column effects_by_gene.delta_se is 'Monte-Carlo standard error of delta over generated pairs, not over donors or models';
+comment on column effects_by_gene.delta_se is 'Monte-Carlo standard error of delta over generated pairs, not over donors or models; four significant digits';
 
 create table measured_by_target (
     context_key usmallint, target_key usmallint, gene_key usmallint, log2_fold_change float,
@@ -380,8 +380,8 @@ comment on column effects.gene is 'gene symbol';
 comment on column effects.gene_id is 'Ensembl id of the gene';
 comment on column effects.log2_fold_change is 'log2 of mean count, perturbed over control; positive = up after the knock-down';
 comment on column effects.delta is 'mean of log1p counts per 10,000 (natural log), perturbed minus control';
-comment on column effects.delta_se is 'Monte-Carlo standard error of delta over generated pairs, not over donors or models';
-comment on column effects.mean_count is 'mean count per generated perturbed cell';
+comment on column effects.delta_se is 'Monte-Carlo standard error of delta over generated pairs, not over donors or models; four significant digits';
+comment on column effects.mean_count is 'mean count per generated perturbed cell; four significant digits';
 comment on column effects.control_mean_count is 'mean count per generated control cell';
 comment on column effects.evidence is 'predicted_seen or predicted_unseen';
 comment on column effects.is_target is 'true for the knocked-down gene itself, which program scores leave out';
@@ -401,7 +401,7 @@ comment on column movers.target_gene is 'symbol of the knocked-down gene';
 comment on column movers.target_gene_id is 'Ensembl id of the knocked-down gene';
 comment on column movers.log2_fold_change is 'log2 of mean count, perturbed over control; positive = up after the knock-down';
 comment on column movers.delta is 'mean of log1p counts per 10,000 (natural log), perturbed minus control';
-comment on column movers.delta_se is 'Monte-Carlo standard error of delta over generated pairs, not over donors or models';
+comment on column movers.delta_se is 'Monte-Carlo standard error of delta over generated pairs, not over donors or models; four significant digits';
 comment on column movers.evidence is 'predicted_seen or predicted_unseen';
 comment on column movers.is_target is 'true for the knocked-down gene itself, which program scores leave out';
 
