@@ -92,6 +92,18 @@ def test_bumped_training_version_retrains(finished: Workplace) -> None:
         undo()
 
 
+def test_programs_rerun_the_screen_only_where_draws_stop_for_them(finished: Workplace) -> None:
+    programs = {"programs": {"min_genes": 2}}
+    plain = rerun(finished, finished.overlay(programs))
+    assert not plain & {"program_weights", "generate_control"}
+    stopping = {"screen": {"tolerance": 0.01, "blocks": 3, "draws": 6}}
+    assert "program_weights" in rerun(finished, finished.overlay(stopping))
+    done = finished.look(
+        "--dry-run", "--printshellcmds", "--configfile", TINY, finished.overlay(stopping)
+    )
+    assert "--weights=results/tiny/screen/weights.npz" in done.stdout + done.stderr
+
+
 def test_changed_program_table_reruns_what_reads_it(finished: Workplace) -> None:
     undo = finished.edit("config/programs.tsv", "\t1\t", "\t2\t")
     try:
