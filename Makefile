@@ -88,9 +88,8 @@ schema: .venv/.installed-screen
 bench: .venv/.installed-bench
 	@test -f results/demo/screen/plan.json || $(MAKE) screen CONFIG=
 	@for words in $(BENCHES); do set -- $$words; \
-		if test -f benchmarks/$$1.py; then \
-			echo "benchmarks/$$1.py $${2:-}"; $(BIN)/python benchmarks/$$1.py $${2:-}; \
-		fi; done
+		echo "benchmarks/$$1.py $${2:-}"; $(BIN)/python benchmarks/$$1.py $${2:-}; \
+	done
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

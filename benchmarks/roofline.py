@@ -220,7 +220,7 @@ def on_a_gpu(tflops: float, targets: int, genes: int) -> None:
     net = VelocitySettings(FLOW_SIZES["cd4"], size.latent_tokens, size.latent_dim, (), 1)
     configured = config.screen.steps * EVALUATIONS[config.screen.solver]
     print("arithmetic, not measured: operations over an assumed sustained rate")
-    for evaluations in dict.fromkeys((configured, 12)):
+    for evaluations in dict.fromkeys((50, 12, configured)):
         flops = flops_per_cell(vae, net, genes, evaluations)
         cells = targets * 3 * 100
         print(

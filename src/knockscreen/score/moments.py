@@ -30,6 +30,8 @@ from knockscreen.score.statistics import welch_t
 CHUNK = 8192
 SMALL = 16
 """Counts below this have their logarithm computed once per cell."""
+IN_CACHE = 16_384
+"""Tests made at once: their arrays stay in a processor's cache."""
 SPLIT_HALVES = 20
 
 Floats = NDArray[np.float64]
@@ -136,11 +138,18 @@ def welch(target: Moments, control: Moments) -> tuple[Floats, Floats]:
     tuple
         (K, G) each; NaN where a side has fewer than two cells or neither side varies.
     """
-    sides = (target, control)
-    shape = target.mean.shape
-    parts = np.stack([np.broadcast_to(m.variance / m.n[:, None], shape) for m in sides])
-    freedoms = np.stack([np.broadcast_to(m.n[:, None] - 1, shape) for m in sides])
-    return welch_t(target.mean - control.mean, parts, freedoms)
+    groups, genes = target.mean.shape
+    t, p = np.empty((groups, genes)), np.empty((groups, genes))
+    step = max(1, IN_CACHE // genes)
+    for start in range(0, groups, step):
+        rows = slice(start, start + step)
+        against = rows if len(control.n) > 1 else slice(None)
+        sides = [(m.variance[r], m.n[r, None]) for m, r in ((target, rows), (control, against))]
+        shape = t[rows].shape
+        parts = np.stack([np.broadcast_to(variance / n, shape) for variance, n in sides])
+        freedoms = np.stack([np.broadcast_to(n - 1, shape) for _, n in sides])
+        t[rows], p[rows] = welch_t(target.mean[rows] - control.mean[against], parts, freedoms)
+    return t, p
 
 
 def replicate_units(cells: StoredCells, kind: ReplicateKind) -> Ints:
