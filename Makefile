@@ -22,7 +22,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq -c constraints.txt
 SNAKEMAKE = PATH="$(CURDIR)/$(BIN):$$PATH" snakemake $(if $(CONFIG),--configfile $(CONFIG))
 PYTHON_CODE := $(wildcard src tests benchmarks workflow/scripts)
 # The scripts behind docs/performance.md; planner and workflow read the demo's plan.
-BENCHES := startup workflow "planner demo" qc qc_memory loader vae dit sampling common_noise \
+BENCHES := startup workflow "planner demo" qc qc_memory loader vae dit sampling common_noise tolerance \
 	rank_sums moments evaluate database rescore rerank growth roofline
 
 # Read from the configuration when a recipe needs them: the run, and the program shown first.

@@ -147,6 +147,17 @@ def candidates_file(wildcards):
     )
 
 
+def weights_of_programs():
+    """The programs' weights, where draws stop once the scores are known: then programs matter."""
+    weights = "results/{run}/screen/weights.npz"
+    return {"weights": weights} if config["screen"].get("tolerance") is not None else {}
+
+
+def weights_flag(wildcards, input):
+    """Those weights as an option."""
+    return [f"--weights={input.weights}"] if "weights" in input.keys() else []
+
+
 def cells_of_shard():
     """The generated cells of a shard, where screen.save_cells asks for them."""
     cells = "results/{run}/{model}screen/shards/{shard}.h5ad"

@@ -50,8 +50,30 @@ rule generate_control:
         " --store {params.store} --plan {input.plan} --output {output.control} --settings {params.settings:q} 2> {log}"
 
 
+rule program_weights:
+    input:
+        store="results/{run}/store/store.json",
+        programs=program_files,
+    output:
+        weights="results/{run}/screen/weights.npz",
+    log:
+        "results/{run}/logs/program_weights.log",
+    conda:
+        "../envs/knockscreen.yaml"
+    resources:
+        mem_mb=1000,
+    params:
+        store=subpath(input.store, parent=True),
+        settings=settings("program_weights"),
+        code=code("program_weights"),
+    shell:
+        "knockscreen program-weights --store {params.store} --output {output.weights}"
+        " --settings {params.settings:q} 2> {log}"
+
+
 rule generate:
     input:
+        **weights_of_programs(),
         store="results/{run}/store/store.json",
         effect="results/{run}/effect/effect.safetensors",
         vae="results/{run}/{model}vae/vae.safetensors",
@@ -72,12 +94,13 @@ rule generate:
         mem_mb=3000,
     params:
         store=subpath(input.store, parent=True),
+        weights=weights_flag,
         settings=settings("generate"),
         code=code("generate"),
     shell:
         "knockscreen generate-shard --effect {input.effect} --vae {input.vae} --flow {input.flow}"
         " --store {params.store} --plan {input.plan} --candidates {input.candidates} --control {input.control}"
-        " --shard {wildcards.shard} --output {output.shard} --settings {params.settings:q} 2> {log}"
+        " --shard {wildcards.shard} --output {output.shard} {params.weights} --settings {params.settings:q} 2> {log}"
 
 
 rule generate_matched:

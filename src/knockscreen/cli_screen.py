@@ -1,4 +1,7 @@
-"""Verbs of a screen: ``plan``, ``generate-control``, ``generate-shard``, ``generate-matched``."""
+"""Verbs of a screen: ``plan``, ``generate-control``, ``generate-shard``, ``generate-matched``.
+
+``program-weights`` says what a shard's draws may stop for (``screen.tolerance``).
+"""
 
 import logging
 from pathlib import Path
@@ -7,9 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from knockscreen.config import ScreenConfig
     from knockscreen.data.cells import CellStore
     from knockscreen.sampling import Sampler, Screen
+    from knockscreen.stopping import Until
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +34,7 @@ def register(app: typer.Typer) -> None:
     """Add the verbs to the command line."""
     app.command("plan")(plan)
     app.command("generate-control")(generate_control)
+    app.command("program-weights")(program_weights)
     app.command("generate-shard")(generate_shard)
     app.command("generate-matched")(generate_matched)
 
@@ -79,10 +86,11 @@ def plan(
         seed=seed,
     )
     log.info(
-        "%d candidates and %d decoys x %d contexts x %d draws = %d cells: about %.3g TFLOP, %.0f s "
+        "%d candidates and %d decoys x %d contexts x %d draws = %d cells: %s %.3g TFLOP, %.0f s "
         "of work in %d jobs (%.0f %% of it to start them), %.0f s on the %d cores of this machine, "
         "%.0f MB.",
-        screened, decoys, len(contexts), config.draws, about["cells"], about["flops"] / 1e12,
+        screened, decoys, len(contexts), config.draws, about["cells"],
+        "about" if config.tolerance is None else "at most", about["flops"] / 1e12,
         about["seconds"], about["jobs"], 100 * about["overhead"], about["wall_seconds"],
         about["cores"], about["bytes"] / 1e6,
     )  # fmt: skip
@@ -167,6 +175,40 @@ def generate_control(
     log.info("control in %d contexts -> %s", len(screen.contexts), output)
 
 
+def program_weights(
+    settings: Settings,
+    store: Store,
+    output: Annotated[Path, typer.Option("--output", "-o", help="weights.npz")],
+) -> None:
+    """Write the weights of the programs, by whose scores draws stop (screen.tolerance)."""
+    import numpy as np
+
+    from knockscreen.artifacts import atomic, write_manifest
+    from knockscreen.config import ProgramsConfig, Section, read_stage
+    from knockscreen.score.programs import load_programs
+
+    class Stage(Section):
+        programs: ProgramsConfig
+
+    config = read_stage(Stage, settings).programs
+    programs = load_programs(config, store)
+    with atomic(output) as temporary, temporary.open("wb") as handle:
+        np.savez(
+            handle,
+            allow_pickle=False,
+            programs=np.array(programs.names),
+            gene_ids=np.array(programs.gene_ids),
+            weights=programs.weights,
+        )
+    write_manifest(
+        output,
+        stage="program_weights",
+        inputs=[store / "store.json"],
+        settings=config.model_dump(),
+    )
+    log.info("weights of %d programs -> %s", len(programs.names), output)
+
+
 def generate_shard(
     settings: Settings,
     store: Store,
@@ -178,6 +220,10 @@ def generate_shard(
     control: Annotated[Path, typer.Option("--control", help="control.npz of generate-control.")],
     shard: Annotated[int, typer.Option("--shard", help="Shard of the plan.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Shard to write (.npz).")],
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", help="weights.npz of program-weights, with screen.tolerance."),
+    ] = None,
 ) -> None:
     """Generate one shard of the screen: statistics of its knock-downs against the control."""
     import time
@@ -198,15 +244,10 @@ def generate_shard(
     listed = pl.read_parquet(require_file(candidates, "plan"))
     mine = listed.filter(pl.col("shard") == shard)
     rows = list(zip(mine["candidate"], mine["target_gene_id"], strict=True))
-    began = last = time.monotonic()
-
-    def progress(done: int) -> None:
-        nonlocal last
-        if time.monotonic() - last > 20:
-            last = time.monotonic()
-            log.info("%d of %d knock-downs, %.0f s", done, len(rows), last - began)
-
-    screening.write_shard(output, screen, control, rows, progress)
+    began = time.monotonic()
+    until = _until(config, weights)
+    progress = _progress(len(rows), began)
+    screening.write_shard(output, screen, control, rows, progress, until=until)
     if config.save_cells and rows:
         from knockscreen.generated import write_cells
         from knockscreen.names import is_decoy
@@ -217,11 +258,41 @@ def generate_shard(
     write_manifest(
         output,
         stage="generate",
-        inputs=[plan, candidates, control],
+        inputs=[plan, candidates, control, *([weights] if until and weights else [])],
         settings=config.model_dump(),
         seed=sampler.settings.seed,
     )
     log.info("%d knock-downs in %.0f s -> %s", len(rows), time.monotonic() - began, output)
+
+
+def _progress(rows: int, began: float) -> "Callable[[int], None]":
+    import time
+
+    last = began
+
+    def progress(done: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > 20:
+            last = time.monotonic()
+            log.info("%d of %d knock-downs, %.0f s", done, rows, last - began)
+
+    return progress
+
+
+def _until(config: "ScreenConfig", weights: Path | None) -> "Until | None":
+    """Return when a target has draws enough; None: never before it has all."""
+    from knockscreen.errors import ConfigError
+    from knockscreen.stopping import read_until
+
+    if config.tolerance is None:
+        return None
+    if weights is None:
+        msg = (
+            "screen.tolerance is set, so generate-shard needs the weights of the programs; run"
+            " 'knockscreen program-weights' and give its file as --weights."
+        )
+        raise ConfigError(msg)
+    return read_until(weights, config.tolerance)
 
 
 def generate_matched(

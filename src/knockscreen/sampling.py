@@ -3,12 +3,13 @@
 The noise and the library size of draw r in context c are functions of (run seed, context, draw)
 alone, the same for every knock-down and for control, so that a pair differs by the knock-down and
 by nothing else. Shards and their order cannot matter: no random number knows of them.
-Shapes: R draws, C contexts, G genes, B blocks of draws.
+Shapes: R draws, C contexts, G genes, B blocks of draws; n of the R draws where a target may stop
+early (:mod:`knockscreen.stopping`).
 """
 
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from knockscreen.models.vae import Decoded, TransformerVAE
 from knockscreen.models.velocity import UNSEEN, Condition, join
 from knockscreen.names import CP10K, NTC
 from knockscreen.nn.likelihood import detection_rate, expected_log1p, nb_sample
+from knockscreen.stopping import Until
 from knockscreen.training.effect import EffectModel
 from knockscreen.training.flow import FlowModel
 
@@ -222,10 +224,10 @@ class Sampler:
 
 @dataclass(frozen=True)
 class Draws:
-    """All draws of one target in all contexts, as expectations over the counts of each cell."""
+    """The draws of one target in all contexts, as expectations over the counts of each cell."""
 
     log1p: Array
-    """(C, R, G) expected log1p CP10k of each draw's cell."""
+    """(C, n, G) expected log1p CP10k of each draw's cell."""
     mean_count: Array
     """(C, G)"""
     var_log1p: Array
@@ -247,25 +249,62 @@ class Screen:
         self.rows = [name for name in contexts for _ in range(self.draws)]
 
     @torch.no_grad()
-    def generate(self, gene_id: str) -> Draws:
-        """Return the draws of one target (or of the control) in every context."""
-        s = self.sampler
-        target = s.target(gene_id)
-        z = s.latents(target, self.rows, self.noise)
-        mu, theta = s.decode(z, self.library, target, self.rows)
-        scale = CP10K / self.library[:, None]
-        shape = (len(self.contexts), self.draws, -1)
-        mean = expected_log1p(mu, theta, scale)
-        generator = torch.Generator(device=mu.device).manual_seed(s.settings.seed)
-        sampled = torch.log1p(nb_sample(mu, theta, generator) * scale)
-        between = sampled.view(shape)
+    def generate(self, gene_id: str, enough: Callable[[Array], bool] | None = None) -> Draws:
+        """Return the draws of one target (or of the control) in every context.
+
+        With ``enough`` they are made block by block, the contexts together; it is given the log1p
+        (C, n, G) of the draws so far after every block from the second on, and true is the last.
+        """
+        target = self.sampler.target(gene_id)
+        ends = [self.draws]
+        if enough is not None:
+            ends = np.cumsum(np.bincount(self.blocks())).tolist()
+        made: list[tuple[Decoded, Tensor]] = []
+        log1p: list[Array] = []
+        for first, last in zip([0, *ends], ends, strict=False):
+            decoded, mean = self._decoded(target, slice(first, last))
+            made.append((decoded, mean))
+            log1p.append(_array(mean))
+            if enough is not None and 1 < len(made) < len(ends) and enough(np.hstack(log1p)):
+                break
+        mu = torch.cat([decoded.mu for decoded, _ in made], 1)
+        theta = made[0][0].theta
+        if theta.dim() > 1:
+            theta = torch.cat([decoded.theta for decoded, _ in made], 1)
+        return self._summed_up(Decoded(mu, theta), np.hstack(log1p))
+
+    def _decoded(self, target: Target, draws: slice) -> tuple[Decoded, Tensor]:
+        """Return NB parameters and expected log1p CP10k, (C, n, G) each, of some draws."""
+        noise = self._rows(self.noise, draws)
+        library = self._rows(self.library, draws)
+        rows = np.reshape(self.rows, (len(self.contexts), self.draws))[:, draws].ravel().tolist()
+        z = self.sampler.latents(target, rows, noise)
+        mu, theta = self.sampler.decode(z, library, target, rows)
+        mean = expected_log1p(mu, theta, CP10K / library[:, None])
+        shape = (len(self.contexts), -1, mu.shape[1])
+        theta = theta if theta.dim() == 1 else theta.view(shape)
+        return Decoded(mu.view(shape), theta), mean.view(shape)
+
+    def _rows(self, values: Tensor, draws: slice) -> Tensor:
+        """Return values (C R, ...) of some draws of every context."""
+        return values.view(len(self.contexts), self.draws, *values.shape[1:])[:, draws].flatten(
+            0, 1
+        )
+
+    def _summed_up(self, decoded: Decoded, log1p: Array) -> Draws:
+        """Return the statistics of the first n draws, the same however they were divided."""
+        mu, theta = decoded
+        shape, n = mu.shape, mu.shape[1]
+        scale = CP10K / self._rows(self.library, slice(n))[:, None]
+        flat = mu.flatten(0, 1)
+        theta = theta if theta.dim() == 1 else theta.flatten(0, 1)
+        generator = torch.Generator(device=mu.device).manual_seed(self.sampler.settings.seed)
+        between = torch.log1p(nb_sample(flat, theta, generator) * scale).view(shape)
         return Draws(
-            log1p=_array(mean.view(shape)),
-            mean_count=_array(mu.view(shape).mean(1)),
-            var_log1p=_array(
-                between.var(1, unbiased=True) if self.draws > 1 else between[:, 0] * 0
-            ),
-            detection=_array(detection_rate(mu, theta).view(shape).mean(1)),
+            log1p=log1p,
+            mean_count=_array(mu.mean(1)),
+            var_log1p=_array(between.var(1, unbiased=True) if n > 1 else between[:, 0] * 0),
+            detection=_array(detection_rate(flat, theta).view(shape).mean(1)),
         )
 
     def blocks(self) -> NDArray[np.int64]:
@@ -296,11 +335,13 @@ def control_statistics(screen: Screen) -> dict[str, Array]:
 
 
 def shard_statistics(
-    screen: Screen, gene_ids: list[str], control_draws: Array
-) -> Iterator[dict[str, Array]]:
+    screen: Screen, gene_ids: list[str], control_draws: Array, until: Until | None = None
+) -> Iterator[dict[str, NDArray[Any]]]:
     """Yield the statistics of each target, (C, G) each and (B, C, G) for the blocks.
 
-    ``delta`` is the paired difference, target minus control, of the same draw.
+    ``delta`` is the paired difference, target minus control, of the same draw. With ``until`` a
+    target has no more draws than it needs, the first ``n_draws``, and NaN in blocks not drawn: a
+    function of the target, the seed and the settings, so that shards cannot matter.
 
     Raises
     ------
@@ -317,15 +358,25 @@ def shard_statistics(
         raise DataError(msg)
     blocks = screen.blocks()
     for gene_id in gene_ids:
-        draws = screen.generate(gene_id)
-        delta = draws.log1p - control_draws  # (C, R, G)
-        ddof = 1 if screen.draws > 1 else 0
+
+        def enough(log1p: Array, gene_id: str = gene_id) -> bool:
+            n = log1p.shape[1]
+            made = block_means(log1p - control_draws[:, :n], blocks[:n])
+            return until is None or until.reached(gene_id, made)
+
+        draws = screen.generate(gene_id, enough if until else None)
+        n = draws.log1p.shape[1]
+        delta = draws.log1p - control_draws[:, :n]  # (C, n, G)
+        ddof = 1 if n > 1 else 0
+        by_block = np.full((blocks[-1] + 1, *draws.mean_count.shape), np.nan, dtype=np.float32)
+        by_block[: blocks[n - 1] + 1] = block_means(delta, blocks[:n])
         yield {
+            "n_draws": np.array(n, dtype=np.int32),
             "mean_count": draws.mean_count,
             "mean_log1p": draws.log1p.mean(1),
             "var_log1p": draws.var_log1p,
             "detection": draws.detection,
             "delta_mean": delta.mean(1),
             "delta_var": delta.var(1, ddof=ddof),
-            "block_delta": block_means(delta, blocks),
+            "block_delta": by_block,
         }

@@ -23,6 +23,7 @@ from knockscreen.sampling import (
     control_statistics,
     shard_statistics,
 )
+from knockscreen.stopping import Until
 from knockscreen.training.effect import load_effects
 from knockscreen.training.flow import load_flow
 from knockscreen.training.vae import load_vae
@@ -105,13 +106,17 @@ def write_shard(
     control: Path,
     candidates: list[tuple[int, str]],
     progress: Callable[[int], None],
+    *,
+    until: Until | None = None,
 ) -> None:
     """Generate candidates (number, Ensembl id) and write their statistics against the control.
+
+    ``n_draws`` (K,) says how many draws each has: all of them, unless ``until`` asks for fewer.
 
     Raises
     ------
     DataError
-        The control is of other contexts, draws or genes.
+        The control is of other contexts, draws or genes, or the weights of ``until`` of others.
     """
     with np.load(require_file(control, "generate-control")) as file:
         meta = json.loads(str(file["meta"]))
@@ -119,9 +124,12 @@ def write_shard(
     if meta != json.loads(str(_meta(screen))):
         msg = f"{control} was generated for another plan; run 'knockscreen generate-control' again."
         raise DataError(msg)
-    parts: dict[str, list[NDArray[np.float32]]] = {}
+    if until is not None and list(until.gene_ids) != meta["gene_ids"]:
+        msg = "the weights of the programs are of another panel; run program-weights again."
+        raise DataError(msg)
+    parts: dict[str, list[NDArray[Any]]] = {}
     ids = [gene_id for _, gene_id in candidates]
-    for done, statistics in enumerate(shard_statistics(screen, ids, draws), start=1):
+    for done, statistics in enumerate(shard_statistics(screen, ids, draws, until), start=1):
         for name, value in statistics.items():
             parts.setdefault(name, []).append(value)
         progress(done)
@@ -135,6 +143,7 @@ def write_shard(
         if ids
         else np.zeros((meta["blocks"], *shape), dtype=np.float32)
     )
+    arrays["n_draws"] = np.array(parts.get("n_draws", []), dtype=np.int32)
     numbers = np.array([number for number, _ in candidates], dtype=np.int32)
     with atomic(path) as temporary, temporary.open("wb") as handle:
         np.savez(handle, allow_pickle=False, meta=_meta(screen), candidate=numbers, **arrays)

@@ -58,6 +58,7 @@ STAGES: dict[str, Stage] = {
     "generate": Stage(
         ("cli_screen.py::generate_shard", "cli_screen.py::generate_control"), ("seed", "screen")
     ),
+    "program_weights": Stage(("cli_screen.py::program_weights",), ("programs",)),
     "generate_matched": Stage(("cli_screen.py::generate_matched",), ("seed", "screen")),
     "score": Stage(("cli_score.py::score",), ("programs", "rank")),
     "measure": Stage(("cli_score.py::measure",), ("seed", "programs", "rank", "measured")),

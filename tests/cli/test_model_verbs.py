@@ -229,6 +229,30 @@ def test_shards_and_batches_do_not_change_the_rankings(rankings):
         np.testing.assert_allclose(theirs["score"], ours["score"], atol=1e-5)
 
 
+def test_draws_stop_at_a_tolerance_and_are_ranked(run, rankings, caplog, capsys):
+    tolerance = {"tolerance": 1e6}
+    files = [*PLANNED, "--control", "one/control.npz", "--shard", 0, "--output", "t/shards/0.npz"]
+    verb = ["generate-shard", *SCREEN, *files]
+    refused(capsys, verb, "so generate-shard needs the weights of the programs", screen=tolerance)
+    weights = ["program-weights", "--store", "store", "--output", "t/weights.npz"]
+    assert command(*weights) == 0
+    assert command(*verb, "--weights", "t/weights.npz", screen=tolerance) == 0
+    shard = read_arrays("t/shards/0.npz")
+    assert set(shard["n_draws"].tolist()) == {4}
+    assert np.isnan(shard["block_delta"][2]).all()
+    verb = ["score", "--shard", "t/shards/0.npz", "--store", "store", *files[2:6]]
+    verb += ["--effects", "t/effects/0.parquet", "--programs-out", "t/programs/0.parquet"]
+    assert command(*verb) == 0
+    assert set(pl.read_parquet("t/programs/0.parquet")["n_draws"]) == {4}
+    verb = ["rank", "--programs-dir", "t/programs", "--store", "store", *files[2:4]]
+    assert command(*verb, "--output-dir", "t/rank") == 0
+    stopped = pl.read_parquet("t/rank/rankings.parquet")
+    assert len(stopped) == len(rankings)
+    with caplog.at_level("INFO"):
+        assert command("plan", "--store", "store", *MODELS, "-o", "t", screen=tolerance) == 0
+    assert "cells: at most" in caplog.text
+
+
 def test_shards_of_seven_are_the_rows_of_one(run, rankings):
     screen("parts", shards=7)
     whole = read_arrays("one/shards/0.npz")

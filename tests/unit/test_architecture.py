@@ -18,7 +18,7 @@ LAYERS = (
     ("config", "artifacts"),
     ("stages", "progress"),
     ("data", "simulate"),
-    ("data.gather", "data.cells", "data.features", "nn", "flow"),
+    ("data.gather", "data.cells", "data.features", "nn", "flow", "stopping"),
     ("checkpoint",),
     ("models",),
     ("training",),
@@ -36,6 +36,7 @@ MODEL = (
     "checkpoint",
     "flow",
     "training",
+    "stopping",
     "sampling",
     "screening",
 )

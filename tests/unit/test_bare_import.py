@@ -22,7 +22,9 @@ import knockscreen.nn, knockscreen.models, knockscreen.training
 for package in (knockscreen.nn, knockscreen.models, knockscreen.training):
     for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
-for name in ("flow", "checkpoint", "sampling", "screening", "data.cells", "data.features"):
+for name in (
+    "flow", "checkpoint", "stopping", "sampling", "screening", "data.cells", "data.features"
+):
     importlib.import_module("knockscreen." + name)
 print(len([name for name in sys.modules if name.startswith("knockscreen.")]))
 try:

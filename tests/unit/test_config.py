@@ -135,6 +135,15 @@ def test_demo_is_the_configuration_itself() -> None:
         ({"qc": {"min_count": 5}}, r"unknown key 'qc.min_count' in x; nearest: min_counts"),
         ({"vae": {"training": {"step": 5}}}, r"unknown key 'vae.training.step' in x; nearest: st"),
         ({"rank": {"interval": 1.5}}, r"key 'rank.interval' in x is 1.5: .* less than or equal"),
+        ({"screen": {"tolerance": 0}}, r"key 'screen.tolerance' in x is 0: .* greater than 0"),
+        (
+            {"screen": {"tolerance": 0.01, "blocks": 2}},
+            r"key 'screen.tolerance' in x is 0.01: .*with 3 blocks or more, and there are 2\.",
+        ),
+        (
+            {"screen": {"tolerance": 0.01, "draws": 2}},
+            r"key 'screen.tolerance' in x is 0.01: .*with 3 blocks or more, and there are 2\.",
+        ),
         ({"run": "../up"}, r"key 'run' in x is '../up'"),
         ({"data": {"preset": "generic"}}, r"'data.contexts' in x is None: .* has none of its own"),
     ],

@@ -74,6 +74,27 @@ def test_error_is_the_spread_of_blocks(tmp_path):
     assert one["score_se"].null_count() == len(one)
 
 
+def test_blocks_that_were_not_drawn_count_for_nothing(tmp_path):
+    rng = np.random.default_rng(4)
+    blocks = rng.normal(size=(4, 3, 2, 4)).astype(np.float32)
+    variance = rng.uniform(1, 2, size=(3, 2, 4)).astype(np.float32)
+    full = shard(tmp_path / "a", blocks, delta_var=variance, n_draws=[100] * 3)
+    blocks[2:, 1] = np.nan
+    read = shard(tmp_path / "b", blocks, delta_var=variance, n_draws=[100, 50, 100])
+    few = shard(tmp_path / "c", blocks[:2], delta_var=variance, n_draws=[50] * 3)
+    mixed, whole, part = (program_scores(s, programs(), ["donor"]) for s in (read, full, few))
+    stopped = pl.col("target_gene_id") == TARGET_IDS[1]
+    assert mixed.filter(~stopped).equals(whole.filter(~stopped))
+    ours, theirs = mixed.filter(stopped), part.filter(stopped)
+    assert ours.drop("blocks").equals(theirs.drop("blocks"))
+    assert set(ours["n_draws"]) == {50}
+    assert ours["blocks"].list.head(2).equals(theirs["blocks"])
+    assert ours["blocks"].list.tail(2).explode().is_nan().all()
+    tables = [effects(s, tmp_path / name) for s, name in ((read, "b"), (full, "a"), (few, "c"))]
+    assert tables[0].filter(~stopped).equals(tables[1].filter(~stopped))
+    assert tables[0].filter(stopped).equals(tables[2].filter(stopped))
+
+
 def test_score_is_null_where_only_the_target_is_left(tmp_path):
     scores = program_scores(shard(tmp_path), programs({"GATA3": 1.0}), [])
     own = scores.filter(target_gene_id="ENSG1")

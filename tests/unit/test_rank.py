@@ -16,7 +16,8 @@ from knockscreen.score.rank import (
     resample_blocks,
     write_rankings,
 )
-from knockscreen.score.score_files import find_scores
+from knockscreen.score.score_files import find_scores, predicted_scores
+from knockscreen.score.statistics import stretched
 
 SETTINGS = RankConfig(pool_over=["donor"], interval=0.9, resamples=200, random_programs=0)
 KEY = ["program", "context", "target_gene_id"]
@@ -327,3 +328,38 @@ def test_interval_of_a_trained_target_holds_its_rank_with_and_without_prediction
     found = {r["target_gene_id"]: (r["rank_low"], r["rank_high"]) for r in table.to_dicts()}
     assert found["A"] == (1, 1)
     assert found["B"] == (2, 3)
+
+
+def test_resampled_spread_of_stopped_draws_is_their_standard_error():
+    rng = np.random.default_rng(2)
+    blocks = rng.normal(size=(40, 6))
+    blocks[:20, 3:] = np.nan
+    whole = stretched(blocks)
+    assert np.array_equal(whole[20:], blocks[20:])
+    np.testing.assert_allclose(whole[:20].mean(axis=1), blocks[:20, :3].mean(axis=1), atol=1e-12)
+    error = whole[:20].std(axis=1, ddof=1) / np.sqrt(6)
+    np.testing.assert_allclose(error, blocks[:20, :3].std(axis=1, ddof=1) / np.sqrt(3), rtol=1e-12)
+    resampled = resample_blocks(np.zeros(40), whole, block_shares(6, 40_000, rng))
+    np.testing.assert_allclose(resampled.std(axis=0)[:20], error, rtol=0.03)
+    alone = stretched(np.array([[2.0, np.nan, np.nan]]))
+    assert alone.tolist() == [[2.0, 2.0, 2.0]]
+
+
+def test_targets_that_stopped_early_are_ranked_with_the_spread_of_their_own_blocks(tmp_path):
+    table = score_table({"A": 0.30, "B": 0.28, "C": -0.2}, spread=0.1, blocks=4)
+    lists = table["blocks"].to_list()
+    lists[1] = [*lists[1][:2], float("nan"), float("nan")]
+    stopped = table.with_columns(pl.Series("blocks", lists, dtype=pl.List(pl.Float64)))
+    write_screen(tmp_path / "stopped", stopped)
+    scores = find_scores(
+        tmp_path / "stopped/programs", None, tmp_path / "stopped/candidates.parquet",
+        tmp_path / "stopped/store",
+    )  # fmt: skip
+    read = predicted_scores(scores, "Th2")[0]
+    found = read["blocks"].to_list()
+    assert [found[0], found[2]] == [lists[0], lists[2]]
+    spread = np.std(lists[1][:2], ddof=1) / np.sqrt(2)
+    assert np.std(found[1], ddof=1) / np.sqrt(4) == pytest.approx(spread)
+    rows, rankings = ranked(tmp_path / "stopped")
+    assert rankings["rank_low"].null_count() == 0
+    assert rows["score"].to_list() == table["score"].to_list()

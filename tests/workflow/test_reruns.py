@@ -92,6 +92,15 @@ def test_bumped_training_version_retrains(finished: Workplace) -> None:
         undo()
 
 
+def test_shards_depend_on_the_programs_only_where_draws_stop_for_them(finished: Workplace) -> None:
+    shards = ("--dry-run", "--printshellcmds", "--configfile", TINY)
+    for screen, wanted in ({"blocks": 3}, False), ({"blocks": 3, "tolerance": 0.01}, True):
+        done = finished.look(*shards, finished.overlay({"screen": screen}))
+        assert finished.counted(done).get("program_weights", 0) == wanted
+        text = done.stdout + done.stderr
+        assert ("--weights=results/tiny/screen/weights.npz" in text) == wanted
+
+
 def test_changed_program_table_reruns_what_reads_it(finished: Workplace) -> None:
     undo = finished.edit("config/programs.tsv", "\t1\t", "\t2\t")
     try:

@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat, field_validator
+from pydantic_core.core_schema import ValidationInfo
 
 from knockscreen.config.base import Fraction, InputPath, NonNegative, Positive, Section
 
@@ -81,6 +82,9 @@ class ScreenConfig(Section):
     contexts: list[str] | Literal["all"] = Field(description="all, or factor=level[,factor=level]")
     draws: Positive = Field(description="generated cells per knock-down and context")
     blocks: Positive = Field(description="groups of draws kept apart for intervals")
+    tolerance: FiniteFloat | None = Field(
+        None, gt=0, description="simulation error of program scores at which draws stop; null: all"
+    )
     solver: Literal["euler", "midpoint", "heun", "rk4", "ab2", "dopri5"] = Field(
         description="ODE solver"
     )
@@ -90,3 +94,13 @@ class ScreenConfig(Section):
     shards: Positive = Field(description="jobs the candidates are divided into; changes speed only")
     save_cells: bool = Field(description="also write the generated cells as h5ad")
     device: Literal["auto", "cpu", "cuda"] = Field(description="auto: a GPU where there is one")
+
+    @field_validator("tolerance")
+    @classmethod
+    def _blocks_enough(cls, tolerance: float | None, info: ValidationInfo) -> float | None:
+        """Refuse a tolerance where no block can be left out: two are always drawn."""
+        blocks = min(info.data.get("blocks", 3), info.data.get("draws", 3))
+        if tolerance is not None and blocks < 3:
+            msg = f"draws can stop early only with 3 blocks or more, and there are {blocks}"
+            raise ValueError(msg)
+        return tolerance

@@ -5,7 +5,7 @@ B draw blocks, P programs.
 
 - ``delta``: mean over draws of the paired difference perturbed - control in log1p CP10k, the
   natural logarithm.
-- ``delta_se``: its Monte-Carlo standard error, ``sqrt(delta_var / draws)``. Generated cells are
+- ``delta_se``: its Monte-Carlo standard error, ``sqrt(delta_var / n_draws)``. Generated cells are
   free: it says how well the model's own answer is known, not whether the answer is right.
 - ``log2_fold_change``: ``log2((a + c) / (b + c))`` of mean counts per 10,000, perturbed ``a`` over
   control ``b``, with pseudocount ``c`` = 0.1 counts per 10,000. Genes silent on both sides give 0.
@@ -66,7 +66,8 @@ class Shard:
     mean_count: NDArray[np.float32]  # (K, C, G) counts per cell
     delta_mean: NDArray[np.float32]  # (K, C, G)
     delta_var: NDArray[np.float32]  # (K, C, G)
-    block_delta: NDArray[np.float32]  # (B, K, C, G)
+    block_delta: NDArray[np.float32]  # (B, K, C, G); NaN in blocks not drawn
+    n_draws: NDArray[np.int32]  # (K,) draws made, at most ``meta.draws``
     control_mean_count: NDArray[np.float32]  # (C, G)
     library_size: Floats  # (C,) mean counts per cell over all genes
 
@@ -132,7 +133,7 @@ def read_shard(shard: Path, control: Path, candidates: pl.DataFrame, store: Path
     DataError
         A file is missing or broken, or the files do not belong together.
     """
-    names = ("candidate", "mean_count", "delta_mean", "delta_var", "block_delta")
+    names = ("candidate", "mean_count", "delta_mean", "delta_var", "block_delta", "n_draws")
     meta, arrays = _read_npz(Path(shard), names)
     control_meta, control_arrays = _read_npz(Path(control), ("mean_count",))
     described = read_json(Path(store) / "store.json")
@@ -159,6 +160,7 @@ def read_shard(shard: Path, control: Path, candidates: pl.DataFrame, store: Path
         delta_mean=arrays["delta_mean"],
         delta_var=arrays["delta_var"],
         block_delta=arrays["block_delta"],
+        n_draws=arrays["n_draws"],
         control_mean_count=control_arrays["mean_count"],
         library_size=_library_sizes(described, meta.contexts),
     )
@@ -201,7 +203,8 @@ def effect_tables(
         fold = log2_fold_change(
             (mean_count * to_cp10k).mean(axis=1), (control * to_cp10k).mean(axis=0)
         )
-        error = np.sqrt(shard.delta_var[block].astype(np.float64).sum(axis=1) / shard.meta.draws)
+        variance = shard.delta_var[block].astype(np.float64).sum(axis=1)  # (K, G)
+        error = np.sqrt(variance / shard.n_draws[rows][:, None])
         values = [
             fold,
             shard.delta_mean[block].astype(np.float64).mean(axis=1),
@@ -244,12 +247,13 @@ def program_scores(
     """Return the scores of a shard's candidates: program, context, target, score, error, blocks.
 
     The target's own gene is left out; a program of which no other gene is on the panel has score
-    NULL. ``score`` is of all draws, ``blocks`` of each block of draws, ``score_se`` is their
-    sd / sqrt(B), NULL with one block. ``magnitude`` is the norm of delta over the other genes;
-    ``specific_toward`` and ``specific_away`` are (b + 1) / (N + 1) with b random programs moved as
-    far in that direction, ``control_error`` is the standard error of the mean score of the real
-    control cells; NULL without a ``null``. One candidate is projected at a
-    time, with shapes that do not depend on the shard, so that the numbers do not either.
+    NULL. ``score`` is of the ``n_draws`` draws that a target has, ``blocks`` of each block of
+    draws, NaN where not drawn; ``score_se`` is the sd / sqrt(B) of those drawn, NULL with one.
+    ``magnitude`` is the norm of delta over the other genes; ``specific_toward`` and
+    ``specific_away`` are (b + 1) / (N + 1) with b random programs moved as far in that direction,
+    ``control_error`` is the standard error of the mean score of the real control cells; NULL
+    without a ``null``. One candidate is projected at a time, with shapes that do not depend on the
+    shard, so that the numbers do not either.
     """
     groups = pooled_contexts(shard.meta.contexts, pool_over)
     average = np.zeros((len(groups), len(shard.meta.contexts)))  # (X, C)
@@ -281,7 +285,9 @@ def program_scores(
     if null is not None:
         beside.error[:] = null.pooled_error(shard.meta.contexts, average)
     targets = [shard.target_gene_ids[i] for i in order]
-    return _score_frame(scores, n_genes, beside, names=(programs.names, list(groups), targets))
+    frame = _score_frame(scores, n_genes, beside, names=(programs.names, list(groups), targets))
+    made = pl.DataFrame({"target_gene_id": targets, "n_draws": shard.n_draws[order]})
+    return frame.join(made, on="target_gene_id", maintain_order="left")
 
 
 def _score_frame(
@@ -295,10 +301,10 @@ def _score_frame(
     programs, contexts, targets = names
     p, x, k, blocks = scores.shape
     by_block = scores[..., 1:].reshape(p * x * k, blocks - 1)
-    if blocks - 1 > 1:
-        error = by_block.std(axis=1, ddof=1) / np.sqrt(blocks - 1)
-    else:
-        error = np.full(p * x * k, np.nan)
+    drawn = blocks - 1 - np.isnan(by_block).sum(axis=1)  # the first of them
+    error = np.full(p * x * k, np.nan)
+    for n in np.unique(drawn[drawn > 1]):
+        error[drawn == n] = by_block[drawn == n, :n].std(axis=1, ddof=1) / np.sqrt(n)
     frame = pl.DataFrame(
         {
             "program": np.repeat(np.array(programs), x * k),

@@ -60,7 +60,7 @@ def read_predicted(
     delta, error = (np.full(shape, np.nan, dtype=np.float32) for _ in range(2))
     for (shard,), rows in screened.group_by("shard", maintain_order=True):
         path = shards / f"{shard}.npz"
-        meta, number, mean, variance = _read(path)
+        meta, number, mean, squared = _read(path)
         if tuple(meta["gene_ids"]) != held.gene_ids:
             msg = f"{path} is of another panel than the store; run generate again."
             raise DataError(msg)
@@ -75,7 +75,7 @@ def read_predicted(
                 raise DataError(msg)
             at = position[candidate]
             delta[names[gene_id], columns] = mean[at, there]
-            error[names[gene_id], columns] = variance[at, there] / meta["draws"]
+            error[names[gene_id], columns] = squared[at, there]
     return Predicted(delta, error)
 
 
@@ -83,7 +83,8 @@ def _read(path: Path) -> tuple[dict[str, Any], Ints, Array, Array]:
     try:
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             meta = json.loads(str(file["meta"][()]))
-            return meta, file["candidate"], file["delta_mean"], file["delta_var"]
+            squared = file["delta_var"] / file["n_draws"].astype(np.float32)[:, None, None]
+            return meta, file["candidate"], file["delta_mean"], squared
     except FileNotFoundError:
         msg = f"{path} does not exist; run generate for this shard first."
         raise DataError(msg) from None

@@ -20,6 +20,7 @@ from knockscreen.artifacts import read_json
 from knockscreen.config import ProgramsConfig
 from knockscreen.errors import DataError, UnknownNameError, suggest
 from knockscreen.score.program_files import all_programs
+from knockscreen.stopping import scoring_weights
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +64,11 @@ class ProgramMatrix:
             Weights divided by their absolute sum, shape (P, G), so that ``delta @ weights.T`` are
             scores; rows of programs that have no gene left are NaN. Counts, shape (P,).
         """
-        weights = self.weights.copy()
+        scaled = scoring_weights(self.weights, own)
+        n_genes = np.count_nonzero(self.weights, axis=1)
         if own >= 0:
-            weights[:, own] = 0.0
-        total = np.abs(weights).sum(axis=1, keepdims=True)
-        with np.errstate(invalid="ignore"):
-            scaled = np.where(total > 0, weights / np.where(total > 0, total, 1.0), np.nan)
-        return scaled, np.count_nonzero(weights, axis=1)
+            n_genes -= self.weights[:, own] != 0
+        return scaled, n_genes
 
 
 def _select(table: pl.DataFrame, names: Sequence[str]) -> list[str]:

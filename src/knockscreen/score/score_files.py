@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from knockscreen.artifacts import read_json
@@ -14,6 +15,7 @@ from knockscreen.errors import DataError
 from knockscreen.names import Evidence
 from knockscreen.score.candidates import read_candidates
 from knockscreen.score.several_models import mean_over_models
+from knockscreen.score.statistics import stretched
 
 SCORES: dict[str, type[pl.DataType]] = {
     "program": pl.String,
@@ -122,8 +124,22 @@ def _of_program(shards: list[Path], program: str) -> pl.DataFrame:
     rows = rows.with_columns(
         pl.lit(None, pl.String).alias("source"),
         *(pl.lit(None, pl.Float64).alias(n) for n in CALIBRATED if n not in rows.columns),
+        _whole(rows["blocks"]),
     )
     return rows.sort("context", "target_gene_id")
+
+
+def _whole(blocks: pl.Series) -> pl.Series:
+    """Return lists of blocks with those not drawn (NaN) made up for: the same standard error."""
+    lengths = blocks.drop_nulls().list.len().unique().to_list()
+    if len(lengths) != 1 or not blocks.explode().is_nan().any():
+        return blocks
+    n = lengths[0]
+    known = blocks.is_not_null()
+    values = np.full((len(blocks), n), np.nan)
+    values[known.to_numpy()] = blocks.drop_nulls().list.to_array(n).to_numpy()
+    whole = pl.DataFrame({"blocks": stretched(values)}).cast(pl.List(pl.Float64))
+    return whole.select(pl.when(known).then("blocks").alias("blocks"))["blocks"]
 
 
 def predicted_scores(scores: Scores, program: str) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -26,6 +26,24 @@ def benjamini_hochberg(p_values: ArrayLike) -> Floats:
     return np.where(np.isnan(p), np.nan, fdr)
 
 
+def stretched(blocks: Floats) -> Floats:
+    """Return block values (T, B) with NaN, blocks not drawn, put at the mean of those drawn.
+
+    Those drawn are stretched about it, by sqrt(B (B - 1) / n (n - 1)) for n of them, so that the
+    standard error over all B is that over the n, and block r of all rows can be resampled together.
+    A row with fewer than two is left at its mean; a row with all B is as it was.
+
+    >>> stretched(np.array([[1.0, 3.0, np.nan]])).round(4).tolist()
+    [[0.2679, 3.7321, 2.0]]
+    """
+    drawn = ~np.isnan(blocks)
+    n, most = drawn.sum(axis=1, keepdims=True), blocks.shape[1]
+    mean = np.where(drawn, blocks, 0.0).sum(axis=1, keepdims=True) / np.maximum(n, 1)
+    factor = np.sqrt(most * (most - 1) / np.maximum(n * (n - 1), 1)) * (n > 1)
+    filled = mean + factor * np.where(drawn, blocks - mean, 0.0)
+    return np.where(n == most, blocks, filled)
+
+
 def welch_t(delta: Floats, parts: Floats, freedoms: Floats) -> tuple[Floats, Floats]:
     """Return Welch's t and its two-sided p-value; NaN where the standard error is 0 or unknown.
 

@@ -18,7 +18,7 @@ comment on column runs.n_cells is 'cells in the training store, after QC';
 comment on column runs.n_genes is 'genes on the panel';
 comment on column runs.n_targets is 'knock-downs that were generated (status screened)';
 comment on column runs.n_contexts is 'contexts that were generated, pooled ones not counted';
-comment on column runs.draws is 'generated cells per knock-down and context';
+comment on column runs.draws is 'generated cells per knock-down and context; at most, where screen.tolerance is set';
 comment on column runs.store_digest is 'SHA-256 of the training store, 16 hex digits; NULL if it has no manifest';
 comment on column runs.config is 'settings as JSON text';
 comment on column runs.versions is 'versions of Python and packages at the build, as JSON text';
