@@ -199,6 +199,25 @@ def test_the_card_of_a_ranking_says_what_speaks_against_it(database: Path) -> No
     }
 
 
+@pytest.mark.parametrize(
+    ("direction", "fdr", "score", "expected"),
+    [
+        ("toward", 0.05, -0.02, "unlike the usual knock-down, yet not toward by itself"),
+        ("away", 0.05, 0.02, "unlike the usual knock-down, yet not away by itself"),
+        ("away", 0.05, -0.02, None),
+        ("toward", 0.3, -0.02, None),  # not called, so nothing is claimed
+        ("toward", None, -0.02, None),
+    ],
+)
+def test_a_call_against_its_own_sign_says_so(
+    database: Path, direction: str, fdr: float | None, score: float, expected: str | None
+) -> None:
+    rest = "'predicted_seen', 'passed', 'confirmed', 100"
+    fdr_sql = "null" if fdr is None else fdr
+    query = f"select caveats('{direction}', {fdr_sql}, {rest}, {score}, null, null)"
+    assert ask(database, query) == [(expected,)]
+
+
 def test_predicted_and_measured_stand_side_by_side(database: Path) -> None:
     query = "select count(*), count(*) filter (same_sign) from predicted_and_measured"
     assert ask(database, query) == [(2 * 2 * 6, 2 * 2 * 6)]

@@ -12,8 +12,8 @@ from fixtures.workplace import ROOT, TINY, Workplace
 
 SCENARIOS = sorted(path.stem for path in (ROOT / "config/scenarios").glob("*.yaml"))
 RULES = "\n".join(path.read_text() for path in sorted((ROOT / "rules").glob("*.smk")))
-OPTIONAL = {"sweep", "plot_sweep"}
-"""Rules that only run when their output is asked for."""
+OPTIONAL = {"sweep", "plot_sweep", "program_weights"}
+"""Rules that only run when their output, or a setting that needs it, is asked for."""
 EVERY_RULE = set(re.findall(r"^(?:rule|use rule \w+ as) (\w+)", RULES, re.MULTILINE))
 
 

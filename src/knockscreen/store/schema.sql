@@ -436,11 +436,13 @@ comment on column measured_effects.p_value is 'two-sided p-value of delta over r
 comment on column measured_effects.fdr is 'Benjamini-Hochberg false discovery rate of p_value over the genes of the knock-down and context';
 comment on column measured_effects.is_target is 'true for the knocked-down gene itself, which program scores leave out';
 
-create macro caveats(evidence, control_status, knockdown_status, n_cells, score, activation, proliferation) as
+create macro caveats(direction, fdr, evidence, control_status, knockdown_status, n_cells, score, activation, proliferation) as
     nullif(concat_ws('; ',
         case when evidence = 'predicted_unseen' then 'never knocked down in training' end,
         case when control_status = 'exploratory' then 'the positive controls of the program fail'
             when control_status = 'not_tested' then 'no positive controls tested' end,
+        case when fdr <= 0.1 and score * (case when direction = 'toward' then 1 else -1 end) < 0
+            then 'unlike the usual knock-down, yet not ' || direction || ' by itself' end,
         case when evidence <> 'predicted_unseen' and knockdown_status = 'not_measurable'
             then 'the knock-down itself could not be measured' end,
         case when evidence <> 'predicted_unseen' and n_cells < 30 then 'few cells (' || n_cells || ')' end,
@@ -452,7 +454,7 @@ create view ranking_cards as
 select r.*, g.control_reason, coalesce(k.n_cells, s.n_cells) as n_cells, t.n_guides,
     t.knockdown_status, t.on_target_log2_fold_change, t.baseline_expression, t.known_regulator,
     t.annotations, e.effect_size, e.n_up, e.n_down, a.score as activation_score, p.score as proliferation_score,
-    caveats(r.evidence, r.control_status, t.knockdown_status, coalesce(k.n_cells, s.n_cells),
+    caveats(r.direction, r.fdr, r.evidence, r.control_status, t.knockdown_status, coalesce(k.n_cells, s.n_cells),
         r.score, case when r.program <> 'activation' then a.score end,
         case when r.program <> 'proliferation' then p.score end) as caveat
 from rankings r
