@@ -203,7 +203,7 @@ def program_weights(
     write_manifest(
         output,
         stage="program_weights",
-        inputs=[store / "store.json"],
+        inputs=[store / "store.json", Path(config.file)],
         settings=config.model_dump(),
     )
     log.info("weights of %d programs -> %s", len(programs.names), output)

@@ -25,13 +25,10 @@ from knockscreen.score.replicates import (
     pooled_variance,
     summarise,
 )
-from knockscreen.score.statistics import welch_t
 
 CHUNK = 8192
 SMALL = 16
 """Counts below this have their logarithm computed once per cell."""
-IN_CACHE = 16_384
-"""Tests made at once: their arrays stay in a processor's cache."""
 SPLIT_HALVES = 20
 
 Floats = NDArray[np.float64]
@@ -119,37 +116,6 @@ def _add_values(stored: Any, rows: Any, cells: Any, sums: Any) -> None:
             x[g, gene] += logged
             xx[g, gene] += logged * logged
             cp10k[g, gene] += value
-
-
-def welch(target: Moments, control: Moments) -> tuple[Floats, Floats]:
-    """Return Welch's t of log1p CP10k and its two-sided p-value, of groups against control.
-
-    Cells are the units: see :mod:`knockscreen.score.replicates` for what a knock-down did.
-
-    Parameters
-    ----------
-    target
-        K groups, (K, G) each.
-    control
-        One group, or one for each of K.
-
-    Returns
-    -------
-    tuple
-        (K, G) each; NaN where a side has fewer than two cells or neither side varies.
-    """
-    groups, genes = target.mean.shape
-    t, p = np.empty((groups, genes)), np.empty((groups, genes))
-    step = max(1, IN_CACHE // genes)
-    for start in range(0, groups, step):
-        rows = slice(start, start + step)
-        against = rows if len(control.n) > 1 else slice(None)
-        sides = [(m.variance[r], m.n[r, None]) for m, r in ((target, rows), (control, against))]
-        shape = t[rows].shape
-        parts = np.stack([np.broadcast_to(variance / n, shape) for variance, n in sides])
-        freedoms = np.stack([np.broadcast_to(n - 1, shape) for _, n in sides])
-        t[rows], p[rows] = welch_t(target.mean[rows] - control.mean[against], parts, freedoms)
-    return t, p
 
 
 def replicate_units(cells: StoredCells, kind: ReplicateKind) -> Ints:

@@ -1,5 +1,6 @@
 """From what a person types to what the database holds, or one sentence that names the nearest."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import duckdb
@@ -9,8 +10,8 @@ from knockscreen.names import parse_context
 from knockscreen.store.connection import rows
 
 LISTS = {
-    table: f'knockscreen sql "select {column} from {table}" lists what there is'
-    for table, column in (("genes", "gene"), ("targets", "target_gene"))
+    what: f'knockscreen sql "select {column} from {table}" lists what there is'
+    for what, table, column in (("gene", "genes", "gene"), ("target", "targets", "target_gene"))
 }
 """Where nothing is near a name: how to see all of them, as any five would say nothing."""
 PANEL = "select gene from genes where in_panel"
@@ -147,9 +148,7 @@ def gene(connection: duckdb.DuckDBPyConnection, name: str) -> Gene:
         _id(name),
     )
     if not found:
-        near = nearest(name, (row[0] for row in rows(connection, PANEL)))
-        hint = f"nearest: {', '.join(near)}" if near else LISTS["genes"]
-        msg = f"unknown gene '{name}'; {hint}."
+        msg = _unknown("gene", name, (row[0] for row in rows(connection, PANEL)))
         raise UnknownNameError(msg)
     panel = [row[:3] for row in found if row[3]]
     if not panel:
@@ -215,10 +214,14 @@ def _no_target(connection: duckdb.DuckDBPyConnection, name: str) -> None:
             f" down in it nor among screen.candidates){hint}."
         )
         raise DatabaseError(msg)
-    near = nearest(name, known)
-    hint = f"nearest: {', '.join(near)}" if near else LISTS["targets"]
-    msg = f"unknown target '{name}'; {hint}."
+    msg = _unknown("target", name, known)
     raise UnknownNameError(msg)
+
+
+def _unknown(what: str, name: str, known: Iterable[str]) -> str:
+    near = nearest(name, known)
+    hint = f"nearest: {', '.join(near)}" if near else LISTS[what]
+    return f"unknown {what} '{name}'; {hint}."
 
 
 def lost_contexts(connection: duckdb.DuckDBPyConnection, key: int) -> str:

@@ -119,7 +119,7 @@ def fit_linear(
         mu = share * batch.library_size.cpu()[:, None] * THINNING
         loss = -nb_log_prob(hidden, mu, log_theta.exp()).sum(1).mean()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
     with torch.no_grad():

@@ -171,7 +171,7 @@ class Trainer(Generic[M]):
             if part is None:
                 return totals
             if learn:
-                part["loss"].backward()  # type: ignore[no-untyped-call]
+                torch.autograd.backward(part["loss"])
             for name, value in part.items():
                 totals[name] = totals.get(name, 0.0) + float(value.detach())
 
