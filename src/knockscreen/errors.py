@@ -47,5 +47,5 @@ def suggest(name: str, known: Iterable[str]) -> str:
         return f"; nearest: {', '.join(hits)}"
     if not known:
         return "; there are none"
-    more = ", ..." if len(known) > 5 else ""
+    more = f" and {len(known) - 5} more" if len(known) > 5 else ""
     return f"; available: {', '.join(known[:5])}{more}"

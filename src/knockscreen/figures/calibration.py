@@ -25,6 +25,8 @@ LABELS = {Direction.TOWARD: "toward the program", Direction.AWAY: "away from the
 SIZES = {Direction.TOWARD: 5.6, Direction.AWAY: 3.4}
 NAMED = 10
 """Knock-downs named in each direction at most."""
+LINE = 0.06
+"""Height of a line of names, as a share of the panel's."""
 
 
 @style.house_style
@@ -46,7 +48,7 @@ def calibration(rankings: pl.DataFrame, decoys: pl.DataFrame, *, simulated: bool
     called = {k: _called(rankings.filter(pl.col("evidence") == k)).height for k in kinds}
     counts = " and ".join(f"{n} {HEADINGS[k].lower()}" for k, n in called.items())
     page = Page(
-        title=f"{program}: {counts} knock-downs stand out from decoys (FDR {CALLED:g})",
+        title=f"{program}: {counts} knock-downs stand out (FDR {CALLED:g})",
         subtitle=f"{style.context_text(context)}. Decoys: control cells grouped as the cells of "
         "a knock-down are, by control guide where guides are known.",
         note="Below: p-values in order, against what they would be if no knock-down did anything; "
@@ -110,23 +112,26 @@ def _p_values(ax: Axes, rows: pl.DataFrame) -> None:
         )  # fmt: skip
         largest = max(largest, float(expected[0]), float(found.max()))
     ax.plot([0, largest], [0, largest], color=style.GREY, linewidth=0.8)
-    _name(ax, _called(tested))
+    lines = _name(ax, _called(tested))
     ax.set_xlim(0, 1.08 * largest)
-    ax.set_ylim(0, 1.3 * largest)
+    ax.set_ylim(0, 1.08 * largest / (1 - LINE * (lines + 1)))
     ax.set_xlabel("expected −log10 p")
     ax.set_ylabel("found −log10 p")
     ax.legend(loc="lower right")
 
 
-def _name(ax: Axes, called: pl.DataFrame) -> None:
-    """Name the knock-downs that stand out, the most extreme first."""
-    for place, direction in enumerate(Direction):
+def _name(ax: Axes, called: pl.DataFrame) -> int:
+    """Name the knock-downs that stand out, the most extreme first; return the lines it took."""
+    used = 0
+    for direction in Direction:
         part = called.filter(pl.col("direction") == direction)
         names = part.sort(pl.col("value").abs(), descending=True)["target_gene"].to_list()
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         if names:
-            text = "\n".join(textwrap.wrap(", ".join(names[:NAMED]) + more, 34))
+            lines = textwrap.wrap(", ".join(names[:NAMED]) + more, 60)
             ax.annotate(
-                text, (0.02, 0.98 - 0.5 * place * (called["direction"].n_unique() > 1)),
-                xycoords="axes fraction", va="top", fontsize=8, color=COLOURS[direction],
+                "\n".join(lines), (0.02, 0.99 - LINE * used), xycoords="axes fraction",
+                va="top", fontsize=8, color=COLOURS[direction],
             )  # fmt: skip
+            used += len(lines)
+    return used
