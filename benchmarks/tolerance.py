@@ -43,7 +43,7 @@ def main() -> None:
         *seen[:: max(1, len(seen) // half)][:half],
         *sorted(unseen)[:: max(1, len(unseen) // half)][:half],
     ]
-    screen = Screen(sampler, list(sampler.model.library_size_log))
+    screen = Screen(sampler, list(sampler.model.library_size_log), by_block=True)
     control = control_statistics(screen)["draw_log1p"]
 
     def made(names: list[str], tolerance: float | None):

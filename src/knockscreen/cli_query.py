@@ -65,9 +65,12 @@ def top(
     ] = "toward",
     n: NOption = 20,
     evidence: Annotated[
-        Literal["predicted", "predicted_seen", "predicted_unseen", "measured"],
-        typer.Option(help="Which ranking; measured: the real cells."),
-    ] = "predicted",
+        Literal["predicted", "predicted_seen", "predicted_unseen", "measured"] | None,
+        typer.Option(
+            help="Which ranking; measured: the real cells. Without it predicted ones, those that "
+            "were knocked down in training first."
+        ),
+    ] = None,
     source: Annotated[
         str | None, typer.Option(help="Ranking of this measured table from elsewhere instead.")
     ] = None,

@@ -163,7 +163,7 @@ def generate_control(
     from knockscreen.artifacts import write_manifest
 
     seed, config = _read(settings)
-    screen = _screen(make_sampler(seed, config, vae, flow, effect), plan)
+    screen = _screen(make_sampler(seed, config, vae, flow, effect), plan, config)
     screening.write_control(output, screen)
     write_manifest(
         output,
@@ -236,7 +236,7 @@ def generate_shard(
 
     seed, config = _read(settings)
     sampler = make_sampler(seed, config, vae, flow, effect)
-    screen = _screen(sampler, plan)
+    screen = _screen(sampler, plan, config)
     shards = read_json(plan)["shards"]
     if not 0 <= shard < shards:
         msg = f"--shard {shard} is not in {plan}, which has shards 0 to {shards - 1}."
@@ -356,8 +356,9 @@ def make_sampler(
     return load_sampler(vae, flow, effect, settings, pick_device(config.device))
 
 
-def _screen(sampler: "Sampler", plan: Path) -> "Screen":
+def _screen(sampler: "Sampler", plan: Path, config: "ScreenConfig") -> "Screen":
     from knockscreen.artifacts import read_json
     from knockscreen.sampling import Screen
 
-    return Screen(sampler, list(read_json(plan)["contexts"]))
+    contexts = list(read_json(plan)["contexts"])
+    return Screen(sampler, contexts, by_block=config.tolerance is not None)

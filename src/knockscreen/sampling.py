@@ -237,10 +237,15 @@ class Draws:
 
 
 class Screen:
-    """The draws of every target in fixed contexts; noise is made once and shared by all targets."""
+    """The draws of every target in fixed contexts; noise is made once and shared by all targets.
 
-    def __init__(self, sampler: Sampler, contexts: list[str]) -> None:
+    ``by_block`` makes the draws of each block in a pass of their own, those of the control too, as
+    targets may stop after any: rounding depends on what a pass holds, and cancels in pairs.
+    """
+
+    def __init__(self, sampler: Sampler, contexts: list[str], *, by_block: bool = False) -> None:
         self.sampler = sampler
+        self.by_block = by_block
         self.contexts = contexts
         self.draws = sampler.settings.draws
         parts = [sampler.noise(name, range(self.draws)) for name in contexts]
@@ -252,13 +257,11 @@ class Screen:
     def generate(self, gene_id: str, enough: Callable[[Array], bool] | None = None) -> Draws:
         """Return the draws of one target (or of the control) in every context.
 
-        With ``enough`` they are made block by block, the contexts together; it is given the log1p
-        (C, n, G) of the draws so far after every block from the second on, and true is the last.
+        ``enough`` is given the log1p (C, n, G) of the draws so far after every block from the
+        second on, and true is the last.
         """
         target = self.sampler.target(gene_id)
-        ends = [self.draws]
-        if enough is not None:
-            ends = np.cumsum(np.bincount(self.blocks())).tolist()
+        ends = np.cumsum(np.bincount(self.blocks())).tolist() if self.by_block else [self.draws]
         made: list[tuple[Decoded, Tensor]] = []
         log1p: list[Array] = []
         for first, last in zip([0, *ends], ends, strict=False):
@@ -347,7 +350,12 @@ def shard_statistics(
     ------
     DataError
         The control was generated with other contexts, draws or genes.
+    ValueError
+        ``until`` for a screen that is not made by block.
     """
+    if until is not None and not screen.by_block:
+        msg = "draws stop after blocks, and this screen is not made by block"
+        raise ValueError(msg)
     genes = len(screen.sampler.model.vocabulary.gene_ids)
     expected = (len(screen.contexts), screen.draws, genes)
     if control_draws.shape != expected:

@@ -130,7 +130,7 @@ def test_every_output_of_a_simulated_run_says_so(verb: str) -> None:
 
 @pytest.mark.usefixtures("work")
 def test_missing_values_are_null_in_json_and_a_dash_in_the_table() -> None:
-    row = json.loads(ask("top", "--program", "Treg", "--format", "json").stdout)[1]
+    row = json.loads(ask("top", "--program", "Treg", "--format", "json").stdout)[2]
     assert (row["fdr"], row["p_value"], row["measured_score"]) == (None, None, None)
     line = next(
         line for line in ask("top", "--program", "Treg").stdout.splitlines() if "STAT3" in line

@@ -116,7 +116,7 @@ def test_sizes_are_the_norm_of_the_other_genes_and_the_number_of_de_genes(connec
 
 def test_other_questions_do_not_see_the_table_from_elsewhere(connection):
     top = queries.top(connection, "Treg", REST)
-    assert top["target_gene"].to_list() == ["RORC", "STAT3", "FOXP3"]
+    assert top["target_gene"].to_list() == ["RORC", "FOXP3", "STAT3"]
     measured = queries.top(connection, "Treg", REST, evidence="measured")
     assert measured["target_gene"].to_list() == ["RORC", "FOXP3"]
     other = queries.top(connection, "Treg", REST, source=OTHER)

@@ -36,8 +36,21 @@ def screen(database: Path) -> Iterator[Screen]:
         yield opened
 
 
-def test_top_orders_predicted_knockdowns_by_score(screen: Screen) -> None:
-    frame = screen.top("Treg", REST)
+def test_top_puts_what_was_never_knocked_down_last_whatever_its_rank(screen: Screen) -> None:
+    for direction, order in (("toward", [1, 3, 2]), ("away", [1, 3, 2])):
+        frame = screen.top("Treg", REST, direction=direction)
+        assert frame["rank"].to_list() == order
+        assert frame["target_gene"].to_list()[-1] == "STAT3"
+        first = screen.top("Treg", REST, direction=direction, n=2)
+        assert first.equals(frame.head(2))
+    movers = screen.movers("IL2RA", REST)
+    assert movers["evidence"].to_list() == ["predicted_seen"] * 2 + ["predicted_unseen"]
+    compared = screen.compare("Treg", "Th17", REST)
+    assert compared["evidence"].to_list() == ["predicted_seen"] * 2 + ["predicted_unseen"]
+
+
+def test_top_orders_predicted_knockdowns_by_score_where_that_is_asked(screen: Screen) -> None:
+    frame = screen.top("Treg", REST, evidence="predicted")
     assert frame["target_gene"].to_list() == ["RORC", "STAT3", "FOXP3"]
     assert frame["rank"].to_list() == [1, 2, 3]
     expected = [score("Treg", target, REST) for target in frame["target_gene"]]
@@ -46,14 +59,14 @@ def test_top_orders_predicted_knockdowns_by_score(screen: Screen) -> None:
 
 
 def test_top_puts_the_measured_score_beside_the_predicted_one(screen: Screen) -> None:
-    frame = screen.top("Treg", REST)
+    frame = screen.top("Treg", REST, evidence="predicted")
     expected = [0.9 * score("Treg", "RORC", REST), None, 0.9 * score("Treg", "FOXP3", REST)]
     assert frame["measured_score"].to_list() == pytest.approx(expected)
 
 
 def test_away_is_the_other_way_round_with_the_same_signed_score(screen: Screen) -> None:
-    toward = screen.top("Treg", REST)
-    away = screen.top("Treg", REST, direction="away")
+    toward = screen.top("Treg", REST, evidence="predicted")
+    away = screen.top("Treg", REST, direction="away", evidence="predicted")
     assert away["target_gene"].to_list() == toward["target_gene"].to_list()[::-1]
     assert away["score"].to_list() == toward["score"].to_list()[::-1]
 
@@ -135,9 +148,9 @@ def test_a_gene_is_found_in_any_case_and_by_its_id(screen: Screen, name: str) ->
 
 def test_movers_orders_knockdowns_by_size_of_change(screen: Screen) -> None:
     frame = screen.movers("IL17A", REST)
-    assert frame["target_gene"].to_list() == ["RORC", "STAT3", "FOXP3"]
-    assert frame["delta"].to_list() == pytest.approx([-0.6, -0.3, 0.225])
-    assert frame["measured_delta"].to_list() == pytest.approx([-0.54, None, 0.2025])
+    assert frame["target_gene"].to_list() == ["RORC", "FOXP3", "STAT3"]  # never knocked down: last
+    assert frame["delta"].to_list() == pytest.approx([-0.6, 0.225, -0.3])
+    assert frame["measured_delta"].to_list() == pytest.approx([-0.54, 0.2025, None])
     assert screen.movers("RORC", REST)["is_target"].to_list()[0] is True
 
 

@@ -81,10 +81,13 @@ def test_one_arm_cannot_carry_a_rank() -> None:
 
 def test_knockdowns_that_undo_both_arms_come_first(screen: Screen) -> None:
     rows = screen.reverse(frame({"IL2RA": 1.0, "IL17A": -5.0, "RORC": -5.0}), REST)
-    assert rows["both_arms"].to_list() == sorted(rows["both_arms"].to_list(), reverse=True)
+    by_rank = rows.sort("rank")["both_arms"].to_list()
+    assert by_rank == sorted(by_rank, reverse=True)
     one_arm = screen.reverse(frame({"IL2RA": 1.0, "IL17A": 5.0}), REST)
     assert one_arm["both_arms"].null_count() == one_arm.height
-    assert one_arm["score"].is_sorted(descending=True)
+    assert one_arm.sort("rank")["score"].is_sorted(descending=True)
+    assert one_arm["evidence"].to_list() == ["predicted_seen"] * 2 + ["predicted_unseen"]
+    assert one_arm["rank"].to_list()[:2] == sorted(one_arm["rank"].to_list()[:2])
 
 
 def test_size_of_the_weights_does_not_matter_and_order_of_genes_neither(screen: Screen) -> None:
@@ -102,7 +105,7 @@ def test_symbols_in_any_case_and_ids_with_a_version_are_the_same_gene(screen: Sc
 def test_n_is_per_context_and_ranks_are_among_all(screen: Screen) -> None:
     rows = screen.reverse(frame(SIGNATURE), n=2)
     assert rows["context"].unique(maintain_order=True).to_list() == ["time=Rest", "time=Stim8hr"]
-    assert rows["rank"].to_list() == [1, 2, 1, 2]
+    assert rows["rank"].to_list() == [1, 3, 1, 3]  # the second was never knocked down: it is last
     assert rows["n_ranked"].unique().to_list() == [3]
 
 

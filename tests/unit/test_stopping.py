@@ -27,7 +27,7 @@ def until(tolerance):
 
 @pytest.fixture(scope="module")
 def screen(trained):
-    return Screen(load_sampler(trained, **DRAWN), CONTEXTS)
+    return Screen(load_sampler(trained, **DRAWN), CONTEXTS, by_block=True)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,11 @@ def between(errors):
     return float(first[1:3].mean())
 
 
-def test_without_a_tolerance_all_draws_are_made_as_in_one_piece(screen, control):
+def test_without_a_tolerance_all_draws_are_made_as_in_one_piece(trained):
+    screen = Screen(load_sampler(trained, **DRAWN), CONTEXTS)
+    control = control_statistics(screen)["draw_log1p"]
+    with pytest.raises(ValueError, match="this screen is not made by block"):
+        next(shard_statistics(screen, ["ENSG01"], control, until(1.0)))
     s, target = screen.sampler, screen.sampler.target("ENSG01")
     mu, theta = s.decode(
         s.latents(target, screen.rows, screen.noise), screen.library, target, screen.rows
@@ -96,7 +100,7 @@ def test_stops_at_the_first_block_that_is_enough(screen, control, errors, betwee
 
 
 def test_stopped_draws_are_those_of_a_run_with_only_these(trained, screen, control):
-    few = Screen(load_sampler(trained, draws=6, blocks=2), CONTEXTS)
+    few = Screen(load_sampler(trained, draws=6, blocks=2), CONTEXTS, by_block=True)
     theirs = list(shard_statistics(few, NAMES, control_statistics(few)["draw_log1p"]))
     for ours, other in zip(
         shard_statistics(screen, NAMES, control, until(1e9)), theirs, strict=True
@@ -120,7 +124,7 @@ def test_shards_their_order_and_batches_do_not_matter(trained, screen, tmp_path,
     given = tmp_path / "control.npz"
     whole = write(tmp_path / "all.npz", screen, given, CANDIDATES, until(between))
     assert set(whole["n_draws"]) > {6}
-    other = Screen(load_sampler(trained, batch_size=batch, **DRAWN), CONTEXTS)
+    other = Screen(load_sampler(trained, batch_size=batch, **DRAWN), CONTEXTS, by_block=True)
     for number, part in enumerate((CANDIDATES[3:], CANDIDATES[:1], CANDIDATES[1:3][::-1])):
         shard = write(tmp_path / f"{number}.npz", other, given, part, until(between))
         for name in set(shard) - {"candidate", "meta"}:

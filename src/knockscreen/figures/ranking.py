@@ -35,7 +35,7 @@ def ranking(
         Rows of one program and one context: target_gene, direction, rank, rank_low, rank_high,
         score and score_sd (mean log1p CP10k change over the program), evidence, program, context.
     top
-        Rows shown in each direction.
+        Rows shown in each direction, those in the training cells before those that were not.
     interval
         Coverage of the whiskers, a normal interval from ``score_sd``.
     planted
@@ -53,7 +53,7 @@ def ranking(
         f"{top} each way. Whiskers: {interval:.0%} interval of the score; grey: of the rank.",
         note="Score: weighted mean over the program's genes of the predicted change of log1p "
         "CP10k, knock-down minus control; the target's own gene is left out. Not seen: the "
-        "knock-down was never in the training data.",
+        "knock-down was never in the training data: a hypothesis, and listed last.",
         simulated=simulated,
     )
     rows = max(2, *(frame.height for frame in directions.values()))
@@ -83,10 +83,10 @@ def _finding(program: str, directions: dict[Direction, pl.DataFrame]) -> str:
 
 
 def _first(rankings: pl.DataFrame, direction: Direction, top: int) -> pl.DataFrame:
-    """Return the best rows of one direction, those only that do go that way."""
+    """Return the best rows of one direction, those only that do go that way; seen ones first."""
     score = pl.col("score") * SIGNS[direction]
     rows = rankings.filter((pl.col("direction") == direction) & (score > 0))
-    return rows.sort("rank").head(top)
+    return rows.sort(pl.col("evidence") == Evidence.PREDICTED_UNSEEN, "rank").head(top)
 
 
 def _recovered(

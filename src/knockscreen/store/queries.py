@@ -36,6 +36,8 @@ IS_EVIDENCE = {
     "measured": "evidence = 'measured'",
 }
 MANY = 2**31
+UNSEEN = "evidence = 'predicted_unseen'"
+"""False before true: what was never knocked down in training is a hypothesis, and comes last."""
 
 
 def _choice(name: str, value: str | None, allowed: tuple[str | None, ...]) -> None:
@@ -63,15 +65,18 @@ def top(
 ) -> pl.DataFrame:
     """Return the first ``n`` knock-downs per context that move cells toward or away from a program.
 
-    Predicted rows are ranked among themselves and carry the measured score where there is one;
-    ``evidence="measured"`` gives the ranking of the real cells instead, and ``source`` that of a
-    measured table from elsewhere, whose scores are in log2 fold changes.
+    Predicted rows are ranked among themselves and carry the measured score where there is one.
+    Those whose knock-down was in the training cells come first, whatever their rank: predictions of
+    the others are hypotheses, too large as a rule. ``evidence="predicted"`` goes by the rank alone,
+    ``"measured"`` gives the ranking of the real cells instead, and ``source`` that of a measured
+    table from elsewhere, whose scores are in log2 fold changes.
     """
     evidence = "measured" if source is not None else evidence
     _choice("direction", direction, ("toward", "away"))
     _choice("evidence", evidence, tuple(IS_EVIDENCE))
     name = resolve.program(connection, program)
     where = resolve.contexts(connection, context)
+    order = "rank" if evidence else f"{UNSEEN}, rank"
     frame = table(
         connection,
         f"""
@@ -80,7 +85,7 @@ def top(
             where program = $program and direction = $direction
                 and list_contains($contexts, context) and {IS_EVIDENCE[evidence]}
                 and source is not distinct from $source
-            qualify row_number() over (partition by context order by rank) <= $n
+            qualify row_number() over (partition by context order by {order}) <= $n
         )
         select r.*, m.score as measured_score, m.score_sd as measured_score_sd
         from chosen r
@@ -89,7 +94,7 @@ def top(
             where program = $program and direction = $direction and evidence = 'measured'
                 and source is null
         ) m on m.context = r.context and m.target_gene_id = r.target_gene_id
-        order by list_position($contexts, r.context), r.rank
+        order by list_position($contexts, r.context), {order}
         """,
         {"program": name, "direction": direction, "n": _limit(n)}
         | {"source": resolve.source(connection, source)}
@@ -222,17 +227,18 @@ def movers(
 ) -> pl.DataFrame:
     """Return the knock-downs that move one gene most, per context, up and down or one of them.
 
-    The knock-down of the gene itself is among them, with ``is_target`` true.
+    Those never knocked down in training come after the others. The knock-down of the gene itself is
+    among them, with ``is_target`` true.
     """
     _choice("direction", direction, ("up", "down", None))
     found = resolve.gene(connection, gene)
     where = resolve.contexts(connection, context)
     sign = {"up": "and delta > 0", "down": "and delta < 0", None: ""}[direction]
     chosen = f"""
-        select * from effects_by_gene
-        where gene_key = {found.key} and context_key in {_keys(where)} {sign}
+        select e.* from effects_by_gene e join targets t using (target_key)
+        where e.gene_key = {found.key} and e.context_key in {_keys(where)} {sign}
         qualify row_number() over (
-            partition by context_key order by abs(delta) desc, target_key
+            partition by e.context_key order by t.{UNSEEN}, abs(e.delta) desc, e.target_key
         ) <= {_limit(n)}
     """
     keys = [
@@ -253,7 +259,7 @@ def movers(
             select * from measured_by_target where gene_key = {found.key}
                 and context_key in {_keys(where)} and target_key in {only}
         ) m on m.context_key = e.context_key and m.target_key = e.target_key
-        order by e.context_key, abs(e.delta) desc, e.target_key
+        order by e.context_key, t.{UNSEEN}, abs(e.delta) desc, e.target_key
         """,
         {"gene": found.gene, "gene_id": found.gene_id},
         MOVERS,
@@ -270,13 +276,15 @@ def compare(
 ) -> pl.DataFrame:
     """Return the knock-downs that separate two programs: largest |score_a - score_b| first.
 
+    Those never knocked down in training come after the others.
+
     A positive ``difference`` moves cells toward A and away from B, or more toward A than toward B.
     """
     a, b = (resolve.program(connection, name) for name in (program_a, program_b))
     where = resolve.contexts(connection, context)
     return ask(
         connection,
-        """
+        f"""
         with scores as (
             select * from rankings where direction = 'toward' and program in ($a, $b)
                 and list_contains($contexts, context) and source is null
@@ -295,9 +303,10 @@ def compare(
             on m.context = p.context and m.target_gene_id = p.target_gene_id
         where p.evidence <> 'measured'
         qualify row_number() over (
-            partition by p.context order by abs(p.difference) desc, p.target_gene_id
+            partition by p.context order by p.{UNSEEN}, abs(p.difference) desc, p.target_gene_id
         ) <= $n
-        order by list_position($contexts, p.context), abs(p.difference) desc, p.target_gene_id
+        order by list_position($contexts, p.context), p.{UNSEEN}, abs(p.difference) desc,
+            p.target_gene_id
         """,
         {"a": a, "b": b, "n": _limit(n)} | _names(where),
         COMPARE,

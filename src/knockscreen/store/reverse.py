@@ -250,7 +250,8 @@ def _rank(frame: pl.DataFrame, by: By, *, mimic: bool) -> pl.DataFrame:
     )  # fmt: skip
     order = ("both_arms", by, "target_gene_id")
     frame = frame.sort(*order, descending=[True, True, False], nulls_last=True)
-    return frame.with_columns(rank=pl.int_range(1, pl.len() + 1), n_ranked=pl.len())
+    frame = frame.with_columns(rank=pl.int_range(1, pl.len() + 1), n_ranked=pl.len())
+    return frame.sort(pl.col("evidence") == "predicted_unseen", "rank")
 
 
 def _measured(
