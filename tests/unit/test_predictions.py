@@ -110,6 +110,8 @@ def test_sizes_are_the_norm_of_the_other_genes_and_the_number_of_de_genes(connec
     magnitude = values(found["effect_magnitude"])
     assert magnitude["FOXP3"] == pytest.approx(np.linalg.norm(others) * FACTORS[REST], rel=1e-6)
     assert values(found["n_de_genes"]) == {"FOXP3": 4, "RORC": 4}  # fdr 0.02, own gene left out
+    never_made = baselines(connection, REST, evidence="predicted_unseen")
+    assert {name: len(frame) for name, frame in never_made.items()} == {"effect_magnitude": 1}
     other = baselines(connection, REST, evidence="measured", source=OTHER)
     assert values(other["n_de_genes"]) == {"FOXP3": 2, "RORC": 2, "STAT3": 3, "JAK1": 3}
 
