@@ -141,6 +141,15 @@ def test_guides_say_whether_the_knockdown_worked(database: Path) -> None:
     ]
 
 
+def test_where_no_guide_was_judged_nothing_is_said_of_the_knockdown(run: Path) -> None:
+    rewrite(run / "qc/guides.parquet", lambda f: f.with_columns(status=pl.lit("not_judged")))
+    path = built(run)
+    query = "select distinct knockdown_status from targets where n_guides is not null"
+    assert ask(path, query) == [("not_assessed",)]
+    query = "select count(*) from ranking_cards where caveat like '%could not be measured%'"
+    assert ask(path, query) == [(0,)]
+
+
 def test_effect_sizes_leave_out_the_target_itself(database: Path) -> None:
     query = (
         "select is_measured, effect_size, n_up, n_down, e.on_target_log2_fold_change"
@@ -205,7 +214,8 @@ def test_the_card_of_a_ranking_says_what_speaks_against_it(database: Path) -> No
         ("toward", 0.05, -0.02, "unlike the usual knock-down, yet not toward by itself"),
         ("away", 0.05, 0.02, "unlike the usual knock-down, yet not away by itself"),
         ("away", 0.05, -0.02, None),
-        ("toward", 0.3, -0.02, None),  # not called, so nothing is claimed
+        ("toward", 0.3, -0.02, "not told from decoys"),
+        ("toward", 0.3, 0.02, "not told from decoys"),
         ("toward", None, -0.02, None),
     ],
 )

@@ -225,7 +225,11 @@ def guides(results: Path) -> pl.DataFrame:
 def of_targets(
     frame: pl.DataFrame, guide: pl.DataFrame, gene: pl.DataFrame, control: pl.DataFrame
 ) -> pl.DataFrame:
-    """Return the targets with what guides, genes and positive controls say of each."""
+    """Return the targets with what guides, genes and positive controls say of each.
+
+    Where QC judged no guide of the run, its test was off (knock-outs): nothing was assessed.
+    """
+    tested = (guide["status"] != "not_judged").any()
     kept = pl.col("status") != "inactive"
     judged = pl.col("fdr").is_not_null()
     weight = pl.col("n_cells").filter(kept & pl.col("log2_fold_change").is_not_null())
@@ -238,7 +242,7 @@ def of_targets(
         .then(pl.lit("confirmed"))
         .when((pl.col("status") == "inactive").all())
         .then(pl.lit("inactive"))
-        .when((pl.col("status") == "not_judged").any())
+        .when(pl.lit(tested) & (pl.col("status") == "not_judged").any())
         .then(pl.lit("not_measurable"))
         .otherwise(pl.lit("not_assessed"))
         .alias("knockdown_status"),
