@@ -340,6 +340,10 @@ BAD = {
         lambda run: rewrite(run / "store/panel.parquet", lambda f: pl.concat([f, f.head(1)])),
         "'ENSG06' twice",
     ),
+    "programs of another run": (
+        lambda run: (run / "programs.tsv").write_text("program\tgene\nTreg\tIL2RA\n"),
+        "program Th17 was ranked, but is not among the programs given",
+    ),
     "no programs": (lambda run: (run / "programs.tsv").unlink(), "programs.tsv' does not exist"),
 }
 

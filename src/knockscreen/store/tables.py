@@ -179,17 +179,27 @@ def program_genes(programs: pl.DataFrame, gene_table: pl.DataFrame) -> pl.DataFr
 
 
 def programs(members: pl.DataFrame, ranked: pl.DataFrame, gates: pl.DataFrame) -> pl.DataFrame:
-    """Return one row per program, those of ``ranked`` as ranked, with what their controls say."""
+    """Return one row per program, those of ``ranked`` as ranked, with what their controls say.
+
+    Raises
+    ------
+    DataError
+        A program was ranked whose genes are not given.
+    """
+    unknown = sorted(set(ranked["program"]) - set(members["program"]))
+    if unknown:
+        msg = (
+            f"program {unknown[0]} was ranked, but is not among the programs given; give the"
+            " program file and the settings of the run."
+        )
+        raise DataError(msg)
     frame = members.group_by("program", maintain_order=True).agg(
         pl.len().alias("n_genes"),
         pl.col("in_panel").sum().alias("n_panel_genes"),
         pl.col("description").drop_nulls().first(),
         pl.col("source").drop_nulls().unique(maintain_order=True).str.join("; "),
     )
-    frame = frame.join(
-        ranked.select("program").unique(), on="program", how="full", coalesce=True,
-        maintain_order="left",
-    ).join(overall(gates), on="program", how="left", maintain_order="left")  # fmt: skip
+    frame = frame.join(overall(gates), on="program", how="left", maintain_order="left")
     status = pl.when(pl.col("program").is_in(ranked["program"].implode()))
     return frame.with_columns(
         status=status.then(pl.lit("ranked")).otherwise(pl.lit("left_out")),
