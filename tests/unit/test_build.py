@@ -214,8 +214,8 @@ def test_the_card_of_a_ranking_says_what_speaks_against_it(database: Path) -> No
         ("toward", 0.05, -0.02, "unlike the usual knock-down, yet not toward by itself"),
         ("away", 0.05, 0.02, "unlike the usual knock-down, yet not away by itself"),
         ("away", 0.05, -0.02, None),
-        ("toward", 0.3, -0.02, "not told from decoys"),
-        ("toward", 0.3, 0.02, "not told from decoys"),
+        ("toward", 0.3, -0.02, "fdr above 0.1"),
+        ("toward", 0.3, 0.02, "fdr above 0.1"),
         ("toward", None, -0.02, None),
     ],
 )

@@ -441,7 +441,7 @@ create macro caveats(direction, fdr, evidence, control_status, knockdown_status,
         case when evidence = 'predicted_unseen' then 'never knocked down in training' end,
         case when control_status = 'exploratory' then 'the positive controls of the program fail'
             when control_status = 'not_tested' then 'no positive controls tested' end,
-        case when fdr > 0.1 then 'not told from decoys' end,
+        case when fdr > 0.1 then 'fdr above 0.1' end,
         case when fdr <= 0.1 and score * (case when direction = 'toward' then 1 else -1 end) < 0
             then 'unlike the usual knock-down, yet not ' || direction || ' by itself' end,
         case when evidence <> 'predicted_unseen' and knockdown_status = 'not_measurable'
