@@ -36,7 +36,10 @@ RUN_COLUMNS = (
 UNSEEN = (
     "fdr is not given for genes never knocked down: p_value says that features single them out."
 )
-UNCALIBRATED = "fdr is not computed in this database: the order is a prediction, not a test."
+UNCALIBRATED = (
+    "fdr is not computed in this database (fewer than 20 decoys): the order is a prediction, not"
+    " a test."
+)
 
 
 def register(app: typer.Typer) -> None:
