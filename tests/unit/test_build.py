@@ -13,7 +13,9 @@ import pytest
 
 from fixtures.tiny_run import DELTA, FACTORS, GENES, IDS, SETTINGS, make_tiny_run, score
 from knockscreen.errors import ConfigError, DataError
+from knockscreen.score.programs import program_matrix
 from knockscreen.store.build import Resources, build
+from knockscreen.store.tables import program_genes
 
 
 def built(folder: Path, **options: Any) -> Path:
@@ -226,6 +228,17 @@ def test_a_call_against_its_own_sign_says_so(
     fdr_sql = "null" if fdr is None else fdr
     query = f"select caveats('{direction}', {fdr_sql}, {rest}, {score}, null, null)"
     assert ask(database, query) == [(expected,)]
+
+
+def test_genes_of_programs_are_those_that_scoring_finds_also_where_ids_have_versions() -> None:
+    ids, symbols = ["ENSG1.5", "ENSG2.1", "ENSG3"], ["A", "B", "C"]
+    names = ["ENSG1.5", "ENSG1", "B", "ENSG3.2", "NONE"]
+    given = pl.DataFrame({"program": names, "gene": names, "weight": 1.0})
+    scored = program_matrix(given, ids, symbols)
+    panel = pl.DataFrame({"gene_id": ids, "gene": symbols, "gene_key": [0, 1, 2], "in_panel": True})
+    found = program_genes(given, panel).filter("in_panel")
+    assert found["program"].to_list() == list(scored.names) == ["ENSG1.5", "B", "ENSG3.2"]
+    assert found["gene_key"].to_list() == scored.weights.argmax(axis=1).tolist()
 
 
 def test_predicted_and_measured_stand_side_by_side(database: Path) -> None:

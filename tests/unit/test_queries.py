@@ -192,6 +192,15 @@ def test_a_program_written_just_so_goes_before_one_in_another_case() -> None:
     assert found == ["Treg", "TREG", "Treg"]
 
 
+def test_an_id_that_the_input_has_with_its_version_is_found_as_it_is_written() -> None:
+    with duckdb.connect() as connection:
+        connection.execute(
+            "create table genes as select 0 as gene_key, 'A' as gene, 'ENSG1.5' as gene_id,"
+            " true as in_panel"
+        )
+        assert resolve.gene(connection, "ensg1.5").gene == "A"
+
+
 def test_columns_and_types_do_not_depend_on_measured_data(tmp_path: Path) -> None:
     path = make_database(tmp_path / "tiny", measured=False, simulated=False)
     with Screen(path) as plain:

@@ -176,7 +176,8 @@ def gene(connection: duckdb.DuckDBPyConnection, name: str) -> Gene:
     found = rows(
         connection,
         "select gene_key, gene, gene_id, in_panel from genes"
-        " where lower(gene) = lower(?1) or lower(gene_id) = lower(?2) order by gene_key",
+        " where lower(gene) = lower(?1) or lower(gene_id) in (lower(?1), lower(?2))"
+        " order by gene_key",
         name.strip(),
         without_version(name.strip()),
     )
@@ -207,7 +208,7 @@ def target(connection: duckdb.DuckDBPyConnection, name: str) -> Target:
         connection,
         "select target_key, target_gene, target_gene_id, evidence, status, status_reason,"
         " objection from targets"
-        " where lower(target_gene) = lower(?1) or lower(target_gene_id) = lower(?2)",
+        " where lower(target_gene) = lower(?1) or lower(target_gene_id) in (lower(?1), lower(?2))",
         name.strip(),
         without_version(name.strip()),
     )
@@ -236,7 +237,8 @@ def _no_target(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     known = [row[0] for row in rows(connection, "select target_gene from targets")]
     genes = rows(
         connection,
-        "select gene from genes where lower(gene) = lower(?1) or lower(gene_id) = lower(?2)",
+        "select gene from genes"
+        " where lower(gene) = lower(?1) or lower(gene_id) in (lower(?1), lower(?2))",
         name.strip(),
         without_version(name.strip()),
     )

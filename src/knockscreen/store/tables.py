@@ -177,11 +177,13 @@ def _cells_per_context(results: Path) -> dict[str, tuple[int, int]]:
 
 def program_genes(programs: pl.DataFrame, gene_table: pl.DataFrame) -> pl.DataFrame:
     """Return the genes of each program, matched as for scoring: by Ensembl id, else by symbol."""
-    frame = programs.with_columns(key=pl.col(GENE).str.replace(VERSIONED, "$1"))
     known = gene_table.select(GENE_ID, "gene_key", "in_panel", symbol=GENE).sort("gene_key")
     named = pl.concat(
         [known.with_columns(key=pl.col(GENE_ID)), known.with_columns(key=pl.col("symbol"))]
     ).unique("key", keep="first", maintain_order=True)
+    written = pl.col(GENE).is_in(named["key"].implode())
+    plain = pl.col(GENE).str.replace(VERSIONED, "$1")
+    frame = programs.with_columns(key=pl.when(written).then(GENE).otherwise(plain))
     frame = frame.join(named, on="key", how="left", maintain_order="left")
     return frame.with_columns(pl.col("in_panel").fill_null(value=False))
 
