@@ -162,10 +162,8 @@ def _through_curves(model: EffectModel, change: np.ndarray) -> np.ndarray:
 
 def judge_null(folder: Path) -> dict[str, float]:
     rankings = pl.read_parquet(folder / "rank" / "rankings.parquet")
-    found: dict[str, float] = {}
-    calibrated = rankings.filter(pl.col("fdr").is_not_null())  # not of genes never knocked down
-    for evidence, part in calibrated.partition_by("evidence", as_dict=True).items():
-        found[f"calls_{evidence[0]}"] = float(np.mean(part["fdr"].to_numpy() <= FDR))
+    seen = rankings.filter(evidence="predicted_seen")  # genes never knocked down have no FDR
+    found = {"calls": float(np.mean(seen["fdr"].to_numpy() <= FDR))}
     ks = families(folder)
     named = ks.filter(program=NAMED[0], context=NAMED[1])["ks"].item()
     return found | {
@@ -182,12 +180,10 @@ def judge_planted(folder: Path, config: dict[str, Any]) -> dict[str, float]:
     table = table.join(truth(folder, config), on=keys)
     sign = pl.when(pl.col("direction") == "toward").then(1).otherwise(-1)
     table = table.with_columns(gain=pl.col("true") * sign, called=pl.col("fdr") <= FDR)
-    found: dict[str, float] = {}
-    for (evidence,), part in table.group_by("evidence"):
-        calls = part.filter("called")
-        name = evidence.removeprefix("predicted_")
-        found[f"n_{name}"] = calls.height
-        found[f"false_{name}"] = float((calls["gain"] < NOTHING).mean() or 0.0)
+    seen = table.filter(evidence="predicted_seen")  # genes never knocked down have no FDR
+    calls = seen.filter("called")
+    false = float((calls["gain"] < NOTHING).mean() or 0.0)
+    found: dict[str, float] = {"calls": calls.height, "false": false}
     planted = pl.read_csv(folder / "input" / "regulators.tsv", separator="\t").filter(
         pl.col("planted"), pl.col("screened"), pl.col("effect").abs() >= 0.05
     )
@@ -195,7 +191,6 @@ def judge_planted(folder: Path, config: dict[str, Any]) -> dict[str, float]:
         "program", "target_gene_id", context="time=" + pl.col("time"),
         direction=pl.when(pl.col("effect") > 0).then(pl.lit("toward")).otherwise(pl.lit("away")),
     )  # fmt: skip
-    seen = table.filter(evidence="predicted_seen")
     recalled = planted.join(seen, on=[*keys, "direction"])
     found |= {"planted": recalled.height, "recall": float(recalled["called"].mean() or 0.0)}
     return found | coverage(table.filter(direction="toward"))

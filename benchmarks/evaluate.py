@@ -129,6 +129,7 @@ def write_screen(folder: Path, world: World) -> None:
             candidate=mine.astype(np.int32),
             delta_mean=delta.astype(np.float32),
             delta_var=np.full(delta.shape, 0.01, dtype=np.float32),
+            n_draws=np.full(len(mine), about["draws"], dtype=np.int32),
             meta=np.array(json.dumps(about)),
         )
     (folder / "effect").mkdir()

@@ -1,6 +1,7 @@
-"""Random minibatches from a training store on disk, beside scDataset on an h5ad.
+"""Random minibatches from a training store on disk, beside scDataset on an h5ad, or annbatch.
 
     python benchmarks/loader.py [--kind dense] [--cells 100000] [--rounds 5] [--record]
+    python benchmarks/loader.py --peer annbatch [--kind dense] [--record]
     python benchmarks/loader.py --kind tokens --cells 50000 [--peer-gives dense] [--record]
 
 ``dense``: float32 tensors of 256 cells x 3,700 genes. ``tokens``: the expressed genes and their
@@ -9,7 +10,10 @@ counts of 256 cells, of 20,000 genes. Ours draws every cell at random (as traini
 and faster for it, from anndata's sparse dataset on an uncompressed h5ad. Where tokens are asked
 for, its sparse minibatches are turned into tokens by numpy, or given dense as it is used
 (``--peer-gives dense``). CPU seconds per 1,000 cells on one thread, files in the page cache.
-annbatch needs Python 3.12 or newer and is not compared where there is none.
+
+annbatch reads its own collection, shuffled when it is written (which is not timed), by its
+defaults and the zarrs codecs: 32 chunks of 512 cells at a time, and minibatches are of those.
+It needs Python 3.12: ``pip install 'annbatch[zarrs]' torch numba`` there, and ``PYTHONPATH=src``.
 """
 
 import argparse
@@ -18,11 +22,13 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import rounds
 import torch
+from anndata import AnnData
 from anndata.io import sparse_dataset, write_elem
 from scipy import sparse
 from synthetic import batches
@@ -31,6 +37,8 @@ from knockscreen.data.cells import CellStore
 from knockscreen.data.gather import Tokens, tokens_in_numpy
 
 BATCH, BLOCK, FETCH = 256, 64, 16
+CHUNK, PRELOAD = 512, 32
+"""annbatch's defaults: cells of a chunk, and chunks in memory."""
 SIZES = {"dense": (3_700, 1_050.0, 1.6), "tokens": (20_000, 2_000.0, 2.2)}
 """Genes, molecules per cell and spread of expression."""
 
@@ -57,7 +65,7 @@ def write_both(folder: Path, cells: int, kind: str) -> tuple[Path, Path]:
     }  # fmt: skip
     (store / "store.json").write_text(json.dumps(about))
     with h5py.File(folder / "counts.h5ad", "w") as file:
-        write_elem(file, "X", counts)
+        write_elem(file, "/", AnnData(counts))
     print(f"{cells:,} cells, {genes:,} genes, {counts.nnz / cells:.0f} expressed per cell")
     return store, folder / "counts.h5ad"
 
@@ -112,33 +120,56 @@ def scdataset(counts: object, gives: str, n: int) -> None:
             to_tensors(next(drawn), gives)
 
 
+def collection_of(h5ad: Path, folder: Path) -> Any:
+    """Write annbatch's shuffled collection of an h5ad."""
+    import zarr
+    from annbatch import DatasetCollection
+
+    zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
+    return DatasetCollection(folder / "collection.zarr").add_adatas([h5ad])
+
+
+def annbatch(collection: Any, gives: str, n: int) -> None:
+    """Read ``n`` minibatches as annbatch draws them."""
+    from annbatch import Loader
+
+    loader = Loader(batch_size=BATCH, chunk_size=CHUNK, preload_nchunks=PRELOAD, shuffle=True)
+    drawn = iter(loader.use_collection(collection))
+    for _ in range(n):
+        to_tensors(sparse.csr_matrix(next(drawn)["X"]), gives)
+
+
 def main() -> None:
     parser = rounds.parser(__doc__)
     parser.add_argument("--kind", choices=tuple(SIZES), default="dense")
     parser.add_argument("--peer-gives", choices=("dense", "tokens"), default=None)
     parser.add_argument("--cells", type=int, default=100_000)
-    parser.add_argument("--batches", type=int, default=96, help="minibatches in a round")
+    parser.add_argument("--peer", choices=("scDataset", "annbatch"), default="scDataset")
+    parser.add_argument("--batches", type=int, default=128, help="minibatches in a round")
     options: argparse.Namespace = parser.parse_args()
-    if options.batches * BATCH > options.cells:
-        parser.error(f"{options.batches} minibatches take {options.batches * BATCH} cells")
+    n = options.batches
+    if n * BATCH > options.cells:
+        parser.error(f"{n} minibatches take {n * BATCH} cells")
     torch.set_num_threads(1)
     gives = options.peer_gives or options.kind
     with tempfile.TemporaryDirectory() as folder:
         where, h5ad = write_both(Path(folder), options.cells, options.kind)
         store, rng = CellStore.open(where), np.random.default_rng(0)
         with h5py.File(h5ad) as file:
-            peer = Collection(file["X"])
-            n = options.batches
+            if options.peer == "annbatch":
+                read, source = annbatch, collection_of(h5ad, Path(folder))
+            else:
+                read, source = scdataset, Collection(file["X"])
             result = rounds.compare(
                 lambda: ours(store, options.kind, n, rng),
-                lambda: scdataset(peer, gives, n),
+                lambda: read(source, gives, n),
                 rounds=options.rounds,
             )
     per = n * BATCH / 1_000
     result = rounds.Comparison([t / per for t in result.ours], [t / per for t in result.theirs])
     genes = SIZES[options.kind][0]
     stage = f"loader, {options.kind} minibatches of {BATCH} x {genes:,} genes"
-    name = "scDataset" if gives == options.kind else f"scDataset, {gives}"
+    name = options.peer if gives == options.kind else f"{options.peer}, {gives}"
     rounds.report(stage, name, result, unit="CPU s per 1,000 cells", bar=8, record=options.record)
 
 

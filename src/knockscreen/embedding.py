@@ -21,6 +21,7 @@ from knockscreen.data.counts import Chunk, CountsFile
 from knockscreen.data.vocab import Genes
 from knockscreen.errors import DataError
 from knockscreen.models.vae import TransformerVAE
+from knockscreen.names import without_version
 from knockscreen.progress import track_chunks
 
 FILLINGS = 3
@@ -57,9 +58,9 @@ def match_genes(genes: Genes, vocabulary: Vocabulary, *, file: Path, vae: Path) 
     DataError
         None of the panel's genes is in the file.
     """
-    ids = {_without_version(name): k for k, name in reversed(list(enumerate(genes.gene_ids)))}
+    ids = {without_version(name): k for k, name in reversed(list(enumerate(genes.gene_ids)))}
     wanted = list(enumerate(vocabulary.gene_ids))
-    found = {g: ids[key] for g, name in wanted if (key := _without_version(name)) in ids}
+    found = {g: ids[key] for g, name in wanted if (key := without_version(name)) in ids}
     by_id = len(found)
     taken = set(found.values())
     for g, symbol in enumerate(vocabulary.genes):
@@ -77,10 +78,6 @@ def match_genes(genes: Genes, vocabulary: Vocabulary, *, file: Path, vae: Path) 
         raise DataError(msg)
     panel = np.array(sorted(found), dtype=np.int64)
     return GeneMatch(np.array([found[g] for g in panel], dtype=np.int64), panel, by_id)
-
-
-def _without_version(gene_id: str) -> str:
-    return gene_id.partition(".")[0] if gene_id.startswith("ENS") else gene_id
 
 
 @torch.no_grad()

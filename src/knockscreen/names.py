@@ -1,5 +1,6 @@
 """The glossary in code: names of columns, files and labels, each written once."""
 
+import re
 from enum import StrEnum
 
 NTC = "non-targeting"
@@ -51,6 +52,19 @@ class Direction(StrEnum):
 
     TOWARD = "toward"
     AWAY = "away"
+
+
+VERSIONED = r"(?i)^(ENS\w+)\.\d+$"
+"""An Ensembl id with its version, ``ENSG00000049768.16``; ``$1`` is the id alone."""
+
+
+def without_version(name: str) -> str:
+    """Return an Ensembl id without its version, anything else as it is.
+
+    >>> without_version("ENSG00000049768.16"), without_version("RP11-34P13.7")
+    ('ENSG00000049768', 'RP11-34P13.7')
+    """
+    return re.sub(VERSIONED, r"\1", name)
 
 
 def is_decoy(target_id: str) -> bool:

@@ -212,7 +212,7 @@ def test_the_card_of_a_ranking_says_what_speaks_against_it(database: Path) -> No
 def test_a_call_against_its_own_sign_says_so(
     database: Path, direction: str, fdr: float | None, score: float, expected: str | None
 ) -> None:
-    rest = "'predicted_seen', 'passed', 'confirmed', 100"
+    rest = "'predicted_seen', 'passed', 'confirmed', null, 100"
     fdr_sql = "null" if fdr is None else fdr
     query = f"select caveats('{direction}', {fdr_sql}, {rest}, {score}, null, null)"
     assert ask(database, query) == [(expected,)]

@@ -278,7 +278,7 @@ def test_another_schema_version_is_refused(tmp_path: Path, database: Path) -> No
     (tmp_path / "screen.duckdb").write_bytes(database.read_bytes())
     with duckdb.connect(tmp_path / "screen.duckdb") as connection:
         connection.execute("update runs set schema_version = 99")
-    with pytest.raises(DatabaseError, match="schema version 99, this knockscreen reads 6"):
+    with pytest.raises(DatabaseError, match="schema version 99, this knockscreen reads 7"):
         Screen(tmp_path)
 
 

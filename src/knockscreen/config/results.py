@@ -1,8 +1,8 @@
 """Sections of the configuration after the generated cells: rankings, evaluation, report."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from knockscreen.config.base import Fraction, InputPath, NonNegative, Positive, Section
 
@@ -66,9 +66,22 @@ class GateConfig(Section):
 
 
 class AnnotationsConfig(Section):
-    """What the user knows of genes, shown beside each knock-down and used for nothing else."""
+    """What the user knows of genes: shown beside each knock-down, and said against it."""
 
     file: InputPath | None = Field(description="TSV or CSV: gene, then any columns; null: none")
+    against: list[str] = Field(
+        description="columns of it that speak against a row where they say yes"
+    )
+    neighbours_within: NonNegative | None = Field(
+        description="bases between starts within which genes are neighbours; null: none are named"
+    )
+
+    @model_validator(mode="after")
+    def _a_table_for_columns(self) -> Self:
+        if self.against and self.file is None:
+            msg = f"against names {', '.join(self.against)} but there is no file; set file"
+            raise ValueError(msg)
+        return self
 
 
 class EvaluateConfig(Section):

@@ -41,7 +41,7 @@ def dense_rows(stored: Stored, rows: Rows, n_genes: int) -> NDArray[np.float32]:
         A store whose arrays do not fit each other.
     """
     rows = _checked(stored, rows)
-    out = np.zeros((len(rows), n_genes), dtype=np.float32)
+    out = np.empty((len(rows), n_genes), dtype=np.float32)
     if _is_large(stored):
         _whole(compiled(_fill_dense)(_plain(stored), rows, out))
     else:
@@ -67,8 +67,9 @@ def _is_large(stored: Stored) -> bool:
 
 
 def dense_in_numpy(stored: Stored, rows: Rows, out: NDArray[np.float32]) -> None:
-    """Put the counts of some rows into zeros (B, G)."""
+    """Fill the counts (B, G) of some rows."""
     row, value = _values(stored, rows)
+    out[:] = 0
     out[row, stored[1][value]] = stored[0][value]
 
 
@@ -112,17 +113,28 @@ def _whole(bad_row: int) -> None:
 
 
 def _fill_dense(stored: Any, rows: Any, out: Any) -> int:
-    """Put counts into zeros (B, G); return a row that points outside the store, or -1."""
+    """Fill counts (B, G); return a row that does not fit the store, or -1.
+
+    Genes are checked and counts made floats in loops over one array each, which the compiler makes
+    wide; what is left for the last one is to scatter into a row that is still in the cache.
+    """
     counts, indices, indptr = stored
+    values = np.empty(out.shape[1], dtype=out.dtype)
     for i in range(len(rows)):
         start, stop = indptr[rows[i]], indptr[rows[i] + 1]
-        if start < 0 or stop > len(counts):
+        if start < 0 or stop > len(counts) or stop - start > len(values):
             return int(rows[i])
-        for k in range(start, stop):
-            gene = indices[k]
-            if gene >= out.shape[1]:
-                return int(rows[i])
-            out[i, gene] = counts[k]
+        row, genes, count = out[i], indices[start:stop], counts[start:stop]
+        last = genes.dtype.type(0)
+        for k in range(len(genes)):
+            last = max(last, genes[k])
+        if len(genes) and last >= len(row):
+            return int(rows[i])
+        for k in range(len(count)):
+            values[k] = count[k]
+        row[:] = 0
+        for k in range(len(genes)):
+            row[genes[k]] = values[k]
     return -1
 
 
@@ -134,7 +146,7 @@ def _fill_tokens(stored: Any, rows: Any, n_genes: int, out: Any) -> int:
         start, n = indptr[rows[i]], indptr[rows[i] + 1] - indptr[rows[i]]
         if start < 0 or start + n > len(counts) or n > genes.shape[1]:
             return int(rows[i])
-        last = 0
+        last = indices.dtype.type(0)
         for k in range(n):  # loops over one array each, which the compiler makes wide
             last = max(last, indices[start + k])
             genes[i, k] = indices[start + k]
@@ -142,6 +154,6 @@ def _fill_tokens(stored: Any, rows: Any, n_genes: int, out: Any) -> int:
             values[i, k] = counts[start + k]
         genes[i, n:] = 0
         values[i, n:] = 0
-        if last >= n_genes:
+        if n and last >= n_genes:
             return int(rows[i])
     return -1

@@ -98,12 +98,11 @@ def build(
     stage = read_stage(DatabaseStage, settings)
     values = {"run": stage.run, "seed": stage.seed, "config": json_text(read_values(settings))}
     table = _programs(programs, stage.programs)
-    annotations = stage.annotations.file if stage.annotations else None
     with artifacts.atomic(output) as temporary:
         try:
             with duckdb.connect(temporary) as connection:
                 _limit(connection, resources or Resources())
-                _fill(connection, results, (table, annotations), values, progress)
+                _fill(connection, results, (table, stage.annotations), values, progress)
                 connection.execute("checkpoint")
             _verify(temporary)
         except duckdb.Error as error:
@@ -125,11 +124,11 @@ def _programs(path: Path, settings: ProgramsConfig | None) -> pl.DataFrame:
 def _fill(
     connection: duckdb.DuckDBPyConnection,
     results: Path,
-    given: tuple[pl.DataFrame, str | None],
+    given: tuple[pl.DataFrame, AnnotationsConfig | None],
     values: dict[str, Any],
     progress: Progress,
 ) -> None:
-    """Create every table and fill it; ``given`` are the programs and the file of annotations."""
+    """Create every table and fill it; ``given``: the programs, the annotations."""
     programs, annotations = given
     connection.execute((files("knockscreen.store") / "schema.sql").read_text())
     store = artifacts.read_json(results / "store/store.json")
@@ -177,7 +176,7 @@ def _insert_entities(
     contexts: pl.DataFrame,
     external: pl.DataFrame,
     *,
-    annotations: str | None,
+    annotations: AnnotationsConfig | None,
 ) -> None:
     genes = tables.genes(results, store)
     insert(connection, "genes", genes)
@@ -186,7 +185,7 @@ def _insert_entities(
     controls = tables.gate_tables(results)["positive_controls"]
     targets = tables.targets(results, genes, measured, external)
     targets = tables.of_targets(targets, guides, genes, controls)
-    insert(connection, "targets", annotate(targets, annotations))
+    insert(connection, "targets", annotate(targets, genes, annotations))
     keys = targets.select("target_gene_id", "target_key")
     measured = measured.join(keys, on="target_gene_id").sort("target_key", "context")
     insert(connection, "target_contexts", measured)

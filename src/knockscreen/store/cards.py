@@ -73,7 +73,7 @@ def _cards(connection: duckdb.DuckDBPyConnection, targets: str, contexts: str) -
             e.effect_size, e.n_up, e.n_down,
             s.activation as activation_score, s.proliferation as proliferation_score,
             caveats(r.direction, r.fdr, r.evidence, r.control_status, t.knockdown_status,
-                coalesce(k.n_cells, n.n_cells), r.score,
+                t.objection, coalesce(k.n_cells, n.n_cells), r.score,
                 case when r.program <> 'activation' then s.activation end,
                 case when r.program <> 'proliferation' then s.proliferation end) as caveat
         from (select *, row_number() over () as position from shown) r

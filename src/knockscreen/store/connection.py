@@ -12,7 +12,7 @@ from knockscreen.errors import DatabaseError, UnknownNameError, suggest
 
 FILE = "screen.duckdb"
 RESULTS = Path("results")
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """Raised when a table or column changes its name or meaning; another version is refused."""
 
 BUILD = (

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import duckdb
 
 from knockscreen.errors import ConfigError, DatabaseError, UnknownNameError, nearest, suggest
-from knockscreen.names import parse_context
+from knockscreen.names import parse_context, without_version
 from knockscreen.store.connection import rows
 
 LISTS = {
@@ -36,6 +36,7 @@ class Target:
     evidence: str | None
     status: str
     reason: str | None
+    objection: str | None
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def gene(connection: duckdb.DuckDBPyConnection, name: str) -> Gene:
         "select gene_key, gene, gene_id, in_panel from genes"
         " where lower(gene) = lower(?1) or lower(gene_id) = lower(?2) order by gene_key",
         name.strip(),
-        _id(name),
+        without_version(name.strip()),
     )
     if not found:
         msg = _unknown("gene", name, (row[0] for row in rows(connection, PANEL)))
@@ -172,10 +173,11 @@ def target(connection: duckdb.DuckDBPyConnection, name: str) -> Target:
     """
     found = rows(
         connection,
-        "select target_key, target_gene, target_gene_id, evidence, status, status_reason"
-        " from targets where lower(target_gene) = lower(?1) or lower(target_gene_id) = lower(?2)",
+        "select target_key, target_gene, target_gene_id, evidence, status, status_reason,"
+        " objection from targets"
+        " where lower(target_gene) = lower(?1) or lower(target_gene_id) = lower(?2)",
         name.strip(),
-        _id(name),
+        without_version(name.strip()),
     )
     if len(found) > 1:
         msg = f"'{name}' names several targets: {', '.join(row[2] for row in found)}; give an id."
@@ -204,7 +206,7 @@ def _no_target(connection: duckdb.DuckDBPyConnection, name: str) -> None:
         connection,
         "select gene from genes where lower(gene) = lower(?1) or lower(gene_id) = lower(?2)",
         name.strip(),
-        _id(name),
+        without_version(name.strip()),
     )
     if genes:
         near = nearest(name, known)
@@ -233,9 +235,3 @@ def lost_contexts(connection: duckdb.DuckDBPyConnection, key: int) -> str:
         key,
     )
     return ", ".join(f"{status} in {n} context{'s' * (n > 1)}" for status, n in counted)
-
-
-def _id(name: str) -> str:
-    """Return ``name`` without the version of an Ensembl id (ENSG00000049768.16)."""
-    name = name.strip()
-    return name.split(".")[0] if name.upper().startswith("ENS") else name

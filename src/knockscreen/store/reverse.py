@@ -23,6 +23,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from knockscreen.errors import DatabaseError, DataError, suggest
+from knockscreen.names import VERSIONED
 from knockscreen.score.text_tables import missing_column, read_text_table
 from knockscreen.store import resolve
 from knockscreen.store.connection import table
@@ -105,7 +106,7 @@ def place(connection: duckdb.DuckDBPyConnection, signature: pl.DataFrame) -> Sig
         for column in ("gene_id", "gene")
     ).unique("key", keep="first", maintain_order=True)
     wanted = signature.with_columns(
-        key=pl.col("gene").str.to_uppercase().str.replace(r"^(ENS\w+)\.\d+$", "$1")
+        key=pl.col("gene").str.to_uppercase().str.replace(VERSIONED, "$1")
     )
     found = wanted.join(names, on="key", how="left", maintain_order="left")
     matched = found.drop_nulls("gene_key").sort("gene_key")

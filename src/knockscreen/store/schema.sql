@@ -43,7 +43,7 @@ create table targets (
     target_key usmallint, target_gene varchar, target_gene_id varchar, gene_key usmallint,
     evidence varchar, status varchar, status_reason varchar, n_cells bigint, n_guides integer, n_guides_kept integer,
     knockdown_status varchar, on_target_log2_fold_change double, baseline_expression double,
-    known_regulator varchar, annotations map(varchar, varchar)
+    known_regulator varchar, annotations map(varchar, varchar), neighbours varchar, objection varchar
 );
 comment on table targets is 'Every knock-down that was asked for or measured, screened or not';
 comment on column targets.target_key is 'number of the target in this database, in order of target_gene_id';
@@ -60,6 +60,8 @@ comment on column targets.knockdown_status is 'does a guide lower its target: co
 comment on column targets.on_target_log2_fold_change is 'log2 fold change of its own transcript in the kept guides against control cells, mean over cells; NULL if not assessed';
 comment on column targets.baseline_expression is 'of the knocked-down gene: log1p (natural log) of mean CP10k of training cells; NULL if unknown';
 comment on column targets.annotations is 'what the table of the setting annotations.file says of the gene (essential, druggable, ...): column name -> value; NULL if no table was given, or it does not name the gene';
+comment on column targets.neighbours is 'genes of the input that start within annotations.neighbours_within bases, which a CRISPRi guide may silence too; NULL: none, or the table has no positions';
+comment on column targets.objection is 'what of the table speaks against the knock-down: neighbours, and columns of annotations.against that say yes; NULL: nothing';
 comment on column targets.known_regulator is 'programs of which it is a published regulator, a positive control; NULL if none';
 
 create table guides (
@@ -436,7 +438,7 @@ comment on column measured_effects.p_value is 'two-sided p-value of delta over r
 comment on column measured_effects.fdr is 'Benjamini-Hochberg false discovery rate of p_value over the genes of the knock-down and context';
 comment on column measured_effects.is_target is 'true for the knocked-down gene itself, which program scores leave out';
 
-create macro caveats(direction, fdr, evidence, control_status, knockdown_status, n_cells, score, activation, proliferation) as
+create macro caveats(direction, fdr, evidence, control_status, knockdown_status, objection, n_cells, score, activation, proliferation) as
     nullif(concat_ws('; ',
         case when evidence = 'predicted_unseen' then 'never knocked down in training' end,
         case when control_status = 'exploratory' then 'the positive controls of the program fail'
@@ -445,6 +447,7 @@ create macro caveats(direction, fdr, evidence, control_status, knockdown_status,
             then 'unlike the usual knock-down, yet not ' || direction || ' by itself' end,
         case when evidence <> 'predicted_unseen' and knockdown_status = 'not_measurable'
             then 'the knock-down itself could not be measured' end,
+        objection,
         case when evidence <> 'predicted_unseen' and n_cells < 30 then 'few cells (' || n_cells || ')' end,
         case when abs(activation) > abs(score) then 'moves activation more than the program' end,
         case when abs(proliferation) > abs(score) then 'moves proliferation more than the program' end
@@ -453,9 +456,9 @@ create macro caveats(direction, fdr, evidence, control_status, knockdown_status,
 create view ranking_cards as
 select r.*, g.control_reason, coalesce(k.n_cells, s.n_cells) as n_cells, t.n_guides,
     t.knockdown_status, t.on_target_log2_fold_change, t.baseline_expression, t.known_regulator,
-    t.annotations, e.effect_size, e.n_up, e.n_down, a.score as activation_score, p.score as proliferation_score,
-    caveats(r.direction, r.fdr, r.evidence, r.control_status, t.knockdown_status, coalesce(k.n_cells, s.n_cells),
-        r.score, case when r.program <> 'activation' then a.score end,
+    t.annotations, t.neighbours, e.effect_size, e.n_up, e.n_down, a.score as activation_score, p.score as proliferation_score,
+    caveats(r.direction, r.fdr, r.evidence, r.control_status, t.knockdown_status, t.objection,
+        coalesce(k.n_cells, s.n_cells), r.score, case when r.program <> 'activation' then a.score end,
         case when r.program <> 'proliferation' then p.score end) as caveat
 from rankings r
 join targets t on t.target_gene_id = r.target_gene_id
@@ -509,6 +512,7 @@ comment on column ranking_cards.on_target_log2_fold_change is 'see targets; from
 comment on column ranking_cards.baseline_expression is 'see targets';
 comment on column ranking_cards.known_regulator is 'see targets';
 comment on column ranking_cards.annotations is 'see targets';
+comment on column ranking_cards.neighbours is 'see targets';
 comment on column ranking_cards.effect_size is 'see effect_sizes; of the row''s own evidence';
 comment on column ranking_cards.n_up is 'see effect_sizes';
 comment on column ranking_cards.n_down is 'see effect_sizes';

@@ -170,6 +170,8 @@ class Screen:
             )
         if found.status == "not_a_candidate":
             notes.append(f"{found.target_gene} was measured but not generated.")
+        if found.objection:
+            notes.append(f"{found.target_gene}: {found.objection}.")
         lost = resolve.lost_contexts(self._connection, found.key)
         if lost:
             notes.append(f"QC dropped its cells: {lost}.")

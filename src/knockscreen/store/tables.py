@@ -14,7 +14,15 @@ import polars.selectors as cs
 
 from knockscreen.artifacts import read_json, versions
 from knockscreen.errors import DataError
-from knockscreen.names import GENE, GENE_ID, NTC, TARGET_GENE, TARGET_GENE_ID, parse_context
+from knockscreen.names import (
+    GENE,
+    GENE_ID,
+    NTC,
+    TARGET_GENE,
+    TARGET_GENE_ID,
+    VERSIONED,
+    parse_context,
+)
 from knockscreen.score.verdicts import CONTROLS, GATES, NOT_TESTED, overall
 from knockscreen.store.connection import SCHEMA_VERSION
 
@@ -169,7 +177,7 @@ def _cells_per_context(results: Path) -> dict[str, tuple[int, int]]:
 
 def program_genes(programs: pl.DataFrame, gene_table: pl.DataFrame) -> pl.DataFrame:
     """Return the genes of each program, matched as for scoring: by Ensembl id, else by symbol."""
-    frame = programs.with_columns(key=pl.col(GENE).str.replace(r"^(ENS\w+)\.\d+$", "$1"))
+    frame = programs.with_columns(key=pl.col(GENE).str.replace(VERSIONED, "$1"))
     known = gene_table.select(GENE_ID, "gene_key", "in_panel", symbol=GENE).sort("gene_key")
     named = pl.concat(
         [known.with_columns(key=pl.col(GENE_ID)), known.with_columns(key=pl.col("symbol"))]
