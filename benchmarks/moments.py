@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 
 import anndata
+import numba
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -81,6 +82,7 @@ def main() -> None:
     parser = rounds.parser(__doc__)
     parser.add_argument("--targets", type=int, default=500)
     options = parser.parse_args()
+    numba.set_num_threads(1)  # scanpy's threads spin while they wait, which counts as work
     n = CONTROLS + options.targets * CELLS
     counts = sparse.vstack(list(batches(n, GENES, molecules=1_050))).tocsr()
     target = np.repeat(np.arange(options.targets + 1), [CONTROLS] + [CELLS] * options.targets)

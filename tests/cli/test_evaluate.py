@@ -13,8 +13,8 @@ from knockscreen.cli_evaluate import evaluate
 from knockscreen.errors import ConfigError, DataError
 
 SETTINGS = {
-    "splits": "all", "min_cells": 8, "neighbours": 2, "components": 3, "references": 300,
-    "cells": 500, "resamples": 200,
+    "splits": "all", "min_cells": 8, "de_test": "welch", "neighbours": 2, "components": 3,
+    "references": 300, "cells": 500, "resamples": 200,
 }  # fmt: skip
 
 
@@ -117,6 +117,20 @@ def test_undefined_values_are_counted_by_reason_in_log_and_manifest(
     assert manifest["notes"]["undefined"] == counted
     for reason, number in counted.items():
         assert f"{number:,} values are undefined: {reason}" in caplog.text
+
+
+def test_rank_sums_change_what_is_de_and_nothing_else(
+    place: Path, found: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path
+) -> None:
+    by_ranks, _ = run(place, tmp_path, de_test="rank_sum")
+    of_de = pl.col("metric").str.contains("^de_|^direction_match|^weighted_r2_de")
+    assert by_ranks.filter(~of_de).equals(found[0].filter(~of_de))
+    halves = pl.col("method") == "split_half"
+    for part in (of_de & halves, of_de & ~halves):
+        one, other = by_ranks.filter(part), found[0].filter(part)
+        assert one.drop("value", "n", "reason").equals(other.drop("value", "n", "reason"))
+        assert not one["value"].equals(other["value"])
+    assert value(by_ranks, "screened", "measured_training", "de_recall") > 0.5
 
 
 def test_the_row_over_targets_is_their_mean_and_counts_them(

@@ -21,8 +21,8 @@ SETTINGS = {
         "batch_size": 64, "shards": 1, "save_cells": False, "device": "cpu",
     },
     "evaluate": {
-        "splits": "all", "min_cells": 2, "neighbours": 2, "components": 3, "references": 300,
-        "cells": 500, "resamples": 200,
+        "splits": "all", "min_cells": 2, "de_test": "welch", "neighbours": 2, "components": 3,
+        "references": 300, "cells": 500, "resamples": 200,
     },
     "sweep": {
         "targets": 3, "cells": 20, "draws": 2, "solvers": ["euler", "ab2"], "evaluations": [2, 8],

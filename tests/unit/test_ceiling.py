@@ -19,8 +19,8 @@ def answer(tmp_path_factory):
 
     held = read_holdout(write_evaluated(tmp_path_factory.mktemp("c") / "p") / "store", seed=1)
     settings = EvaluateConfig(
-        splits="all", min_cells=8, neighbours=2, components=2, references=50, cells=100,
-        resamples=50,
+        splits="all", min_cells=8, de_test="welch", neighbours=2, components=2, references=50,
+        cells=100, resamples=50,
     )  # fmt: skip
     case = make_case(held, "screened", "all", [0, 1], settings=settings)
     programs = ProgramMatrix(("A",), np.eye(10)[[3]], held.gene_ids)

@@ -5,7 +5,7 @@ import pytest
 from scipy import sparse, stats
 
 from knockscreen.score import rank_sums
-from knockscreen.score.rank_sums import rank_sum_test, sort_controls
+from knockscreen.score.rank_sums import over_strata, rank_sum_test, sort_controls
 
 
 def screen(seed, *, cells=(40, 1, 7, 260), controls=150, genes=24, dtype=np.float64):
@@ -85,3 +85,35 @@ def test_what_cannot_be_ranked_is_refused():
         sort_controls(sparse.csr_matrix((0, 2)))
     with pytest.raises(ValueError, match=r"shape \(1, 2\), expected \(1, 1\)"):
         run(np.ones((1, 2)), np.zeros(1, int), np.ones((1, 1)))
+
+
+def test_z_has_the_sign_of_the_shift_and_the_p_value_of_the_test():
+    cells, group, controls = screen(5)
+    found = run(cells, group, controls)
+    assert found.p_value == pytest.approx(2 * stats.norm.sf(np.abs(found.z)), rel=1e-9)
+    far = found.p_value < 0.05
+    assert far.any()
+    assert (np.sign(found.z)[far] == np.sign(found.auroc - 0.5)[far]).all()
+    assert (found.z[:, 0] == 0).all()  # a silent gene
+
+
+def test_one_stratum_has_its_own_p_values():
+    cells, group, controls = screen(6)
+    found = run(cells, group, controls)
+    alone = over_strata(found.z[3:], np.array([260]), np.array([150]))
+    assert alone == pytest.approx(found.p_value[3], rel=1e-12)
+
+
+def test_strata_are_pooled_as_van_elteren_does():
+    rng = np.random.default_rng(7)
+    n, n_control = np.array([12, 30]), np.array([70, 20])
+    z, top, bottom = [], 0.0, 0.0
+    for mine, theirs, level in zip(n, n_control, (0.0, 50.0), strict=True):
+        cells = level + rng.uniform(0.2, 1.2, (mine, 4))  # no ties
+        controls = level + rng.uniform(0, 1, (theirs, 4))
+        z.append(run(cells, np.zeros(mine, int), controls).z[0])
+        off = stats.mannwhitneyu(cells, controls, axis=0).statistic - mine * theirs / 2
+        top = top + (off - np.sign(off) / 2) / (mine + theirs + 1)
+        bottom = bottom + mine * theirs / 12 / (mine + theirs + 1)
+    exact = 2 * stats.norm.sf(np.abs(top) / np.sqrt(bottom))
+    assert over_strata(np.stack(z), n, n_control) == pytest.approx(exact, rel=1e-9)

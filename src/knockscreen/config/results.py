@@ -89,6 +89,7 @@ class EvaluateConfig(Section):
 
     splits: Literal["all"] | list[str] = Field(description="held-out cells; all: what there is")
     min_cells: Positive = Field(description="least held-out cells per target and context")
+    de_test: Literal["welch", "rank_sum"] = Field(description="what calls really DE genes")
     neighbours: Positive = Field(description="genes of the k-nearest baseline")
     components: Positive = Field(description="components of the low-rank baseline")
     references: Positive = Field(description="targets that each is told apart from at most")

@@ -15,6 +15,8 @@ from knockscreen.config import EvaluateConfig
 from knockscreen.score.contexts import pooled_contexts
 from knockscreen.score.holdout import HELD_OUT_CONTEXT, SCREENED, Group, Holdout
 from knockscreen.score.metrics import FDR, PRIOR_CELLS, Rivals, moderated_variance, t_test
+from knockscreen.score.rank_sums import over_strata
+from knockscreen.score.statistics import benjamini_hochberg
 
 Array = NDArray[np.floating]
 Floats = NDArray[np.float64]
@@ -173,7 +175,10 @@ def _judge(
     cells: Ints,
     members: Sequence[int] | Ints,
 ) -> Case:
-    """Return the case of ``targets`` as one group of cells says, weighted by ``cells`` (T, M)."""
+    """Return the case of ``targets`` as one group of cells says, weighted by ``cells`` (T, M).
+
+    A group that was compared by rank sums says by these what is DE, any other by Welch's t.
+    """
     group, variance = by
     members = np.asarray(members)
     weights = cells[targets] / np.maximum(cells[targets].sum(axis=1, keepdims=True), 1)
@@ -199,6 +204,9 @@ def _judge(
         if own[i] >= 0:
             delta[own[i]] = np.nan
         case.t[i], fdr = t_test(delta, parts, freedom)
+        if group.z is not None:
+            z = np.where(np.isnan(delta), np.nan, group.z[target, inside])
+            fdr = benjamini_hochberg(over_strata(z, n[:, 0], n_control[:, 0]))
         case.is_de[i] = np.nan_to_num(fdr, nan=1.0) < FDR
         case.expected[i] = (w * usual[inside] * (1 / n + 1 / n_control)).sum(axis=0)
     return case

@@ -81,7 +81,8 @@ def evaluate(
     DataError
         A file is missing, or a split that was asked for holds nothing.
     """
-    held = read_holdout(sources.store, seed=settings.seed)
+    ranks = settings.evaluate.de_test == "rank_sum"
+    held = read_holdout(sources.store, seed=settings.seed, ranks=ranks)
     splits = chosen_splits(held, settings.evaluate)
     evaluated = np.flatnonzero(np.any([held.evaluated(s).any(axis=1) for s in splits], axis=0))
     predicted = read_predicted(sources.shards, read_candidates(sources.candidates), held, evaluated)

@@ -1,12 +1,14 @@
 """The real cells that judge a prediction, beside the training cells that baselines may use.
 
 T targets (code 0 is control), C separate contexts, G panel genes. Cells are read one target at a
-time; what is kept is 5 float32 values per target, context and gene, and 2 for each halving.
+time; what is kept is 5 float32 values per target, context and gene, and 2 for each halving; one
+more each where they are to be compared by rank sums.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -18,6 +20,7 @@ from knockscreen.names import GUIDE_ID, SPLITS, Split
 from knockscreen.score.cells import StoredCells, open_store
 from knockscreen.score.halves import assign_halves
 from knockscreen.score.moments import group_moments
+from knockscreen.score.rank_sums import rank_sum_test, sort_controls
 
 Array = NDArray[np.floating]
 Floats = NDArray[np.float64]
@@ -43,12 +46,23 @@ class Group:
     n: Ints  # (T, C) cells; row 0 is control
     delta: Array  # (T, C, G) mean minus control; NaN without cells; row 0 is 0
     variance: Array  # (T, C, G) between cells; NaN for fewer than two
+    z: Array | None = None  # (T, C, G) of the rank sums; NaN without cells, and for control
 
     @classmethod
-    def empty(cls, shape: tuple[int, int, int], *, variance: bool = True) -> "Group":
-        """Return groups without cells; ``variance`` False keeps none."""
-        spread = np.full(shape if variance else (1, *shape[1:]), np.nan, dtype=np.float32)
-        return cls(np.zeros(shape[:2], dtype=np.int64), np.full(shape, np.nan, np.float32), spread)
+    def empty(
+        cls, shape: tuple[int, int, int], *, variance: bool = True, ranks: bool = False
+    ) -> "Group":
+        """Return groups without cells; ``variance`` False keeps none, ``ranks`` keeps z."""
+        blank = np.full(shape, np.nan, np.float32)
+        spread = blank.copy() if variance else blank[:1].copy()
+        n = np.zeros(shape[:2], dtype=np.int64)
+        return cls(n, blank, spread, blank.copy() if ranks else None)
+
+    def put(self, code: int, n: Ints, delta: Floats, variance: Floats) -> None:
+        """Write what was measured of one target, (C,) and (C, G)."""
+        self.n[code], self.delta[code] = n, delta
+        if len(self.variance) > 1:
+            self.variance[code] = variance
 
 
 @dataclass(frozen=True)
@@ -82,13 +96,18 @@ class Holdout:
 
 
 def read_holdout(
-    store: Path | str, *, seed: int, judged_by: Literal[Split.TEST, Split.VALIDATION] = Split.TEST
+    store: Path | str,
+    *,
+    seed: int,
+    judged_by: Literal[Split.TEST, Split.VALIDATION] = Split.TEST,
+    ranks: bool = False,
 ) -> Holdout:
     """Measure every target in its training cells, its held-out cells and two halves of these.
 
     Held-out cells are those of the test split, or all cells of a held-out target or context;
     control cells are those of the test split. Where there is no test split, validation stands in.
     ``judged_by`` validation takes that split in its place, and reads no cell of any other.
+    ``ranks`` compares the cells that judge, all held-out ones and the second halves, by rank sums.
 
     Raises
     ------
@@ -99,47 +118,76 @@ def read_holdout(
     split = _judging(np.asarray(np.load(Path(store) / "split.npy"))[cells.rows], judged_by)
     guides = _codes(pl.read_parquet(Path(store) / "cells.parquet", columns=[GUIDE_ID])[GUIDE_ID])
     t, c, g = len(cells.target_gene_ids), len(cells.contexts), len(cells.gene_ids)
-    train, held = Group.empty((t, c, g)), Group.empty((t, c, g))
-    repeats = REPEATS if t * c * g <= LARGE else 1
-    groups = 3 + 2 * repeats
-    flat = [Group.empty((t, c, g), variance=False) for _ in range(2 * repeats)]
-    thin = Group.empty((t, c, g), variance=False)
+    shape, repeats = (t, c, g), REPEATS if t * c * g <= LARGE else 1
+    train, held = Group.empty(shape), Group.empty(shape, ranks=ranks)
+    thin = Group.empty(shape, variance=False)
+    pairs = tuple(
+        (Group.empty(shape, variance=False), Group.empty(shape, variance=False, ranks=ranks))
+        for _ in range(repeats)
+    )
+    parts = (train, held, thin, *(half for pair in pairs for half in pair))
     share = test_share(cells.target, split)
-    column = {gene_id: i for i, gene_id in enumerate(cells.gene_ids)}
     kind = np.full((t, c), -1, dtype=np.int8)
     halved_by = {"guide": 0, "replicate": 0, "random": 0}
     by_target = np.argsort(cells.target, kind="stable")
     codes, starts = np.unique(cells.target[by_target], return_index=True)
-    control = np.zeros((groups, c, g))
+    control = np.zeros((len(parts), c, g))
+    ranked: dict[int, RankedControls] = {}
     for code, chosen in zip(codes.tolist(), np.split(by_target, starts[1:]), strict=True):
-        is_train = split[chosen] == SPLITS.index(Split.TRAIN)
-        is_held = (split[chosen] >= SPLITS.index(Split.TEST)) & ~is_train
-        out, fit = chosen[is_held], chosen[is_train]
+        fit = chosen[split[chosen] == SPLITS.index(Split.TRAIN)]
+        out = chosen[split[chosen] >= SPLITS.index(Split.TEST)]
         rng = np.random.default_rng([seed, code])
         halved = [split_halves(cells, out, guides, rng) for _ in range(repeats)]
         if code and len(out):
             halved_by[halved[0][1]] += 1
         few = out[_thinned(split[out], halved[0][0], share, rng)]
-        sides = [3 + 2 * r + half for r, (half, _) in enumerate(halved)]
-        kinds = [np.zeros(len(fit)), np.ones(len(out)), np.full(len(few), 2), *sides]
+        halves = [3 + 2 * r + half for r, (half, _) in enumerate(halved)]
+        whole = np.repeat([0, 1, 2], [len(fit), len(out), len(few)])
+        side = np.concatenate([whole, *halves])
         rows = np.concatenate([fit, out, few, *[out] * repeats])
-        group = np.concatenate(kinds).astype(np.int64) * c + cells.context[rows]
-        found = group_moments(cells, cells.rows[rows], group, groups * c)
-        n, mean = found.n.reshape(groups, c).astype(np.int64), found.mean.reshape(groups, c, g)
-        variance = found.variance.reshape(groups, c, g)
+        group = side * c + cells.context[rows]
+        found = group_moments(cells, cells.rows[rows], group, len(parts) * c)
+        n, mean = found.n.reshape(-1, c).astype(np.int64), found.mean.reshape(-1, c, g)
+        variance = found.variance.reshape(-1, c, g)
         if code == 0:
             control = mean
             _check_controls(cells, n, judged_by)
-        for i, part in enumerate((train, held, thin, *flat)):
-            part.n[code], part.delta[code] = n[i], mean[i] - control[i]
-            if len(part.variance) > 1:
-                part.variance[code] = variance[i]
+        for i, part in enumerate(parts):
+            part.put(code, n[i], mean[i] - control[i], variance[i])
+            if part.z is not None and code == 0:
+                ranked[i] = RankedControls(cells, rows[side == i])
+            elif part.z is not None:
+                part.z[code] = ranked[i].z(rows[side == i])
         kind[code, cells.context[out]] = split[out]
-    own = np.array([column.get(name, -1) for name in cells.target_gene_ids])
     return Holdout(
-        cells.gene_ids, cells.target_gene_ids, cells.contexts, own, kind,
-        train, held, tuple(zip(flat[::2], flat[1::2], strict=True)), thin, halved_by,
+        cells.gene_ids, cells.target_gene_ids, cells.contexts, _own_columns(cells), kind,
+        train, held, pairs, thin, halved_by,
     )  # fmt: skip
+
+
+class RankedControls:
+    """The control cells at positions ``chosen``, sorted context by context.
+
+    Of CP10k: ranks are those of log1p CP10k.
+    """
+
+    def __init__(self, cells: StoredCells, chosen: Ints) -> None:
+        self._cells = cells
+        self._sorted = {c: sort_controls(values) for c, values in self._by_context(chosen)}
+
+    def z(self, chosen: Ints) -> Floats:
+        """Return z (C, G) of the rank sums of one target's cells; NaN where a side has none."""
+        out = np.full((len(self._cells.contexts), len(self._cells.gene_ids)), np.nan)
+        for c, values in self._by_context(chosen):
+            if c in self._sorted:
+                one = np.zeros(values.shape[0], dtype=np.int64)
+                out[c] = rank_sum_test(values, one, 1, self._sorted[c]).z[0]
+        return out
+
+    def _by_context(self, chosen: Ints) -> Iterator[tuple[int, Any]]:
+        context = self._cells.context[chosen]
+        for c in np.unique(context).tolist():
+            yield c, self._cells.cp10k(self._cells.rows[chosen[context == c]])
 
 
 UNREAD = -1
@@ -170,6 +218,11 @@ def _thinned(
     lot = rng.random(len(split))
     tests = split == SPLITS.index(Split.TEST)
     return np.asarray(tests | ((half == 1) & (lot < 2 * share)))
+
+
+def _own_columns(cells: StoredCells) -> Ints:
+    column = {gene_id: i for i, gene_id in enumerate(cells.gene_ids)}
+    return np.array([column.get(name, -1) for name in cells.target_gene_ids])
 
 
 def _codes(names: pl.Series) -> Ints:

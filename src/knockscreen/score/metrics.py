@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
-from scipy.special import stdtr
+from scipy.special import ndtr
 
 from knockscreen.score.statistics import benjamini_hochberg, welch_t
 
@@ -286,5 +286,5 @@ def expected_calls(t: Floats) -> Bools:
     cells. A gene is called if, were the experiment to show just that t, its Benjamini-Hochberg FDR
     over the genes would be below 5 %. Nothing here depends on how many cells were generated.
     """
-    p = 2 * stdtr(np.inf, -np.abs(t))
+    p = 2 * ndtr(-np.abs(t))
     return np.asarray(np.nan_to_num(benjamini_hochberg(p), nan=1.0) < FDR)

@@ -19,7 +19,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import digamma, polygamma, stdtr
+from scipy.special import digamma, polygamma
+
+from knockscreen.score.statistics import t_p_value
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -170,5 +172,5 @@ def judge(
     error = np.sqrt(excess * each.sum(axis=0)) / len(members)
     tested = np.isfinite(error) & (error > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        p = 2 * stdtr(phi[1], -np.abs(delta) / error)
+        p = t_p_value(delta / error, phi[1])
     return np.where(tested, error, np.nan), np.where(tested, p, np.nan)

@@ -2,10 +2,21 @@
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtr
+from scipy.special import erfc, stdtr
 from scipy.stats import rankdata
 
 Floats = NDArray[np.float64]
+
+SERIES = (
+    (-1 / 16, 1, 1 / 3),
+    (21 / 512, 1 / 15, 1 / 105),
+    (-671 / 8192, 1 / 945, 1 / 10_395),
+    (180_323 / 524_288, 1 / 135_135, 1 / 2_027_025),
+)
+"""Of :func:`t_p_value`, for k = 1 to 4: the coefficient of x^2k in the series of sqrt(x / sinh x)
+times (4k - 1)!! / 4^k, 1 / (4k - 3)!! and 1 / (4k - 1)!!."""
+LEAST_FREEDOM, FARTHEST = 16, 0.5
+"""Degrees of freedom from which, and t^2 / freedom up to which, these four are enough."""
 
 
 def benjamini_hochberg(p_values: ArrayLike) -> Floats:
@@ -60,7 +71,35 @@ def welch_t(delta: Floats, parts: Floats, freedoms: Floats) -> tuple[Floats, Flo
     with np.errstate(divide="ignore", invalid="ignore"):
         freedom = squared**2 / np.where(parts > 0, parts**2 / freedoms, 0.0).sum(axis=0)
         t = np.where(squared > 0, delta / np.sqrt(squared), np.nan)
-    return t, np.asarray(2 * stdtr(freedom, -np.abs(t)))
+        return t, t_p_value(t, freedom)
+
+
+def t_p_value(t: ArrayLike, freedom: ArrayLike) -> Floats:
+    """Return two-sided p-values of Student's t, of any shape, within 1e-9 of themselves.
+
+    For m = freedom - 1/2 and w^2 = m log(1 + t^2 / freedom) (Wallace 1959), w has the density
+    exp(-w^2 / 2) sqrt(x / sinh x), x = w^2 / 2m, up to a constant: nearly normal, also in the tail.
+    The root is a series in x^2 that is integrated term by term, and the same terms give the
+    constant. It needs no incomplete beta function, hence is several times faster; where four terms
+    are too few the p-value is scipy's.
+
+    >>> t_p_value(np.array([2.0, 9.0]), np.array([20.0, 20.0])).round(6).tolist()
+    [0.059266, 0.0]
+    """
+    t, freedom = np.broadcast_arrays(t, freedom)
+    with np.errstate(all="ignore"):
+        ratio = t * t / freedom
+        square = (freedom - 0.5) * np.log1p(ratio)  # w^2
+        inverse = (freedom - 0.5) ** -2
+        constant = bend = np.zeros_like(square)
+        for coefficient, first, second in reversed(SERIES):
+            constant = coefficient + inverse * constant
+            bend = (first + second * square) * constant + inverse * square**2 * bend
+        bend *= np.sqrt(2 / np.pi * square) * inverse / (1 + inverse * constant)
+        p = np.asarray(erfc(np.sqrt(square / 2)) + np.exp(-square / 2) * bend)
+    few = ~((freedom >= LEAST_FREEDOM) & (ratio <= FARTHEST) & np.isfinite(p))
+    p[few] = 2 * stdtr(freedom[few], -np.abs(t[few]))
+    return p
 
 
 def spearman(a: ArrayLike, b: ArrayLike) -> float:
