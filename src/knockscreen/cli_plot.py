@@ -231,7 +231,7 @@ def _ranking(run: "RunTables", wish: Wish) -> "Figure":
     context = run.choose_context(wish.program, wish.context)
     columns = (
         "program", "context", "target_gene", "target_gene_id", "direction", "rank", "rank_low",
-        "rank_high", "score", "score_sd", "evidence",
+        "rank_high", "score", "score_sd", "evidence", "control_status",
     )  # fmt: skip
     rows = run.scan("rank/rankings.parquet", columns).filter(
         pl.col("program") == wish.program,

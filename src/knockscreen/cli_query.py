@@ -33,7 +33,13 @@ RUN_COLUMNS = (
     "run", "created", "simulated", "n_cells", "n_genes", "n_targets", "n_contexts", "draws", "seed",
     "knockscreen_version",
 )  # fmt: skip
-UNCALIBRATED = "fdr is not computed in this database: the order is a prediction, not a test."
+UNSEEN = (
+    "fdr is not given for genes never knocked down: p_value says that features single them out."
+)
+UNCALIBRATED = (
+    "fdr is not computed in this database (fewer than 20 decoys): the order is a prediction, not"
+    " a test."
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -100,7 +106,8 @@ def top(
         if by_replicates:
             columns.insert(5, ("fdr, replicates", text("replicate_fdr")))
         elif frame["fdr"].is_null().all():
-            notes.append(UNCALIBRATED)
+            unseen = (frame["evidence"] == "predicted_unseen").all()
+            notes.append(UNSEEN if unseen else UNCALIBRATED)
         notes += out.control_notes(frame)
         title = f"{frame['program'][0]}, {direction}"
         if source is not None:

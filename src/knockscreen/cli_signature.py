@@ -106,15 +106,19 @@ def score_programs(
 ) -> None:
     """Rank a finished run toward new programs, from its stored effects, in seconds."""
     from knockscreen.config import ProgramSource, read_stage
+    from knockscreen.score.gate import read_controls
     from knockscreen.score.program_files import read_source
     from knockscreen.score.rescore import RescoreStage, rank_new, rescore_run
-    from knockscreen.store.extend import extend
+    from knockscreen.store.extend import extend, refuse_known
 
     with closing(open_screen(db, run)) as screen:
         database, stored = screen.path, str(screen.run["config"])
     config = read_stage(RescoreStage, settings or stored)
     source = ProgramSource(file=str(programs), contrast=contrast, name=name, top=top, arms=arms)
     table = read_source(source)
+    read_controls(config.gate.controls)  # what is wrong is said before anything is written
+    if build is not None:
+        refuse_known(database, table)
     output = output_dir or database.parent / "programs" / programs.name.split(".")[0]
     files = rescore_run(database.parent, table, config, output)
     gates = rank_new(database.parent, table, config, output)

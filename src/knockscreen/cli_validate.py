@@ -122,6 +122,8 @@ def validate(
     else:
         kind = (evidence, source)
         score, sizes, simulated = _of_run((db, run), context, gene, program, kind)
+    if baseline is not None and not baseline_column:
+        _refuse("--baseline needs --baseline-column, the column of sizes.")
     for name in baseline_column or ():
         if baseline is None:
             _refuse("--baseline-column needs --baseline, the table that has it.")

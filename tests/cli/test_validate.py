@@ -99,7 +99,7 @@ def test_a_measured_table_is_held_against_a_screen_by_gene_or_program(folder, mo
     assert "lfc < 0 means the knock-down lowers the phenotype" in capsys.readouterr().out
 
 
-def test_a_run_is_held_against_a_screen(folder, monkeypatch, capsys):
+def test_a_run_is_held_against_a_screen(folder, monkeypatch, capsys, caplog):
     run = make_tiny_run(folder / "tiny")
     build(run, run / "programs.tsv", run / "screen.duckdb", SETTINGS)
     monkeypatch.setattr("knockscreen.score.validation.LEAST_GENES", 3)
@@ -117,6 +117,7 @@ def test_a_run_is_held_against_a_screen(folder, monkeypatch, capsys):
     rows = json.loads(printed.out)
     assert found(rows, predictor="Treg", hits="any", metric="sign")["value"] == 1
     assert "simulated" in printed.err
+    assert "1 of the 3 genes in the screen and in the scores are left out" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -129,6 +130,7 @@ def test_a_run_is_held_against_a_screen(folder, monkeypatch, capsys):
         (("--scores", "scores.csv"), "--scores needs --score-column"),
         ((*SCORES[:3], "scor"), "has no column 'scor' for the value; nearest: score"),
         ((*SCORES, "--baseline-column", "n_de"), "--baseline-column needs --baseline"),
+        ((*SCORES, "--baseline", "sizes.csv"), "--baseline needs --baseline-column"),
         ((*SCORES, "--where", "phenotype"), "--where 'phenotype' is not of the form key=value"),
         ((*SCORES, "--where", "cell=T"), "has no column 'cell' for a condition"),
         ((*SCORES, "-o", "out.xlsx"), "'out.xlsx' is neither .csv nor .parquet"),

@@ -13,7 +13,9 @@ import pytest
 
 from fixtures.tiny_run import DELTA, FACTORS, GENES, IDS, SETTINGS, make_tiny_run, score
 from knockscreen.errors import ConfigError, DataError
+from knockscreen.score.programs import program_matrix
 from knockscreen.store.build import Resources, build
+from knockscreen.store.tables import program_genes
 
 
 def built(folder: Path, **options: Any) -> Path:
@@ -141,6 +143,15 @@ def test_guides_say_whether_the_knockdown_worked(database: Path) -> None:
     ]
 
 
+def test_where_no_guide_was_judged_nothing_is_said_of_the_knockdown(run: Path) -> None:
+    rewrite(run / "qc/guides.parquet", lambda f: f.with_columns(status=pl.lit("not_judged")))
+    path = built(run)
+    query = "select distinct knockdown_status from targets where n_guides is not null"
+    assert ask(path, query) == [("not_assessed",)]
+    query = "select count(*) from ranking_cards where caveat like '%could not be measured%'"
+    assert ask(path, query) == [(0,)]
+
+
 def test_effect_sizes_leave_out_the_target_itself(database: Path) -> None:
     query = (
         "select is_measured, effect_size, n_up, n_down, e.on_target_log2_fold_change"
@@ -205,7 +216,8 @@ def test_the_card_of_a_ranking_says_what_speaks_against_it(database: Path) -> No
         ("toward", 0.05, -0.02, "unlike the usual knock-down, yet not toward by itself"),
         ("away", 0.05, 0.02, "unlike the usual knock-down, yet not away by itself"),
         ("away", 0.05, -0.02, None),
-        ("toward", 0.3, -0.02, None),  # not called, so nothing is claimed
+        ("toward", 0.3, -0.02, "fdr above 0.1"),
+        ("toward", 0.3, 0.02, "fdr above 0.1"),
         ("toward", None, -0.02, None),
     ],
 )
@@ -216,6 +228,17 @@ def test_a_call_against_its_own_sign_says_so(
     fdr_sql = "null" if fdr is None else fdr
     query = f"select caveats('{direction}', {fdr_sql}, {rest}, {score}, null, null)"
     assert ask(database, query) == [(expected,)]
+
+
+def test_genes_of_programs_are_those_that_scoring_finds_also_where_ids_have_versions() -> None:
+    ids, symbols = ["ENSG1.5", "ENSG2.1", "ENSG3"], ["A", "B", "C"]
+    names = ["ENSG1.5", "ENSG1", "B", "ENSG3.2", "NONE"]
+    given = pl.DataFrame({"program": names, "gene": names, "weight": 1.0})
+    scored = program_matrix(given, ids, symbols)
+    panel = pl.DataFrame({"gene_id": ids, "gene": symbols, "gene_key": [0, 1, 2], "in_panel": True})
+    found = program_genes(given, panel).filter("in_panel")
+    assert found["program"].to_list() == list(scored.names) == ["ENSG1.5", "B", "ENSG3.2"]
+    assert found["gene_key"].to_list() == scored.weights.argmax(axis=1).tolist()
 
 
 def test_predicted_and_measured_stand_side_by_side(database: Path) -> None:
@@ -329,6 +352,10 @@ BAD = {
     "a gene twice": (
         lambda run: rewrite(run / "store/panel.parquet", lambda f: pl.concat([f, f.head(1)])),
         "'ENSG06' twice",
+    ),
+    "programs of another run": (
+        lambda run: (run / "programs.tsv").write_text("program\tgene\nTreg\tIL2RA\n"),
+        "program Th17 was ranked, but is not among the programs given",
     ),
     "no programs": (lambda run: (run / "programs.tsv").unlink(), "programs.tsv' does not exist"),
 }

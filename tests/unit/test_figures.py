@@ -41,7 +41,7 @@ def rankings(scores: dict[str, float] = SCORES, **columns: object) -> pl.DataFra
             {"program": "Treg", "context": "time=Rest", "target_gene": gene,
              "target_gene_id": f"ENSG_{gene}", "direction": direction, "rank": k,
              "rank_low": max(1, k - 1), "rank_high": k + 1, "score": scores[gene],
-             "score_sd": 0.02, "evidence": "predicted_seen"}
+             "score_sd": 0.02, "evidence": "predicted_seen", "control_status": "passed"}
             for k, gene in enumerate(order, start=1)
         ]  # fmt: skip
         frames.append(pl.DataFrame(rows))
@@ -53,6 +53,22 @@ def test_ranking_lists_knockdowns_in_rank_order_whatever_the_order_of_rows() -> 
     figure = ranking(rankings(), top=2, interval=0.9)
     assert listed(figure, 0) == ["RORC  1", "STAT3  2"]
     assert listed(figure, 1) == ["FOXP3  1", "STAT5B  2"]
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (
+            "exploratory",
+            "Exploratory: the positive controls of the program fail (knock-downs seen).",
+        ),
+        ("not_tested", "No positive controls tested (knock-downs seen)."),
+    ],
+)
+def test_a_ranking_that_its_controls_do_not_support_says_so(status: str, words: str) -> None:
+    made = texts(ranking(rankings(control_status=status), top=2, interval=0.9))
+    assert words in made.replace("\n", " ")
+    assert "controls" not in texts(ranking(rankings(), top=2, interval=0.9))
 
 
 def test_ranking_lists_nothing_on_the_side_it_does_not_move_to() -> None:

@@ -30,6 +30,9 @@ def with_external(folder: Path) -> Path:
         for t in targets
         for g, fdr in zip(GENES, (0.01, 0.02, 0.03, 0.2, 0.9), strict=True)
     ]
+    effects += [(OTHER, ids[t], t, REST, IDS["GAPDH"], 9.0, 0.1, 0.01, 0.9) for t in targets]
+    with (folder / "programs.tsv").open("a") as file:  # a gene of Treg that the panel lacks
+        file.write("Treg\tGAPDH\t1.0\tby hand\tprogram of Treg cells\n")
     scores = [
         ("Treg", REST, ids[t], t, OTHER, TWICE * score("Treg", t if t in DELTA else "RORC", REST),
          0.1, 3, None, None)
@@ -110,6 +113,8 @@ def test_sizes_are_the_norm_of_the_other_genes_and_the_number_of_de_genes(connec
     magnitude = values(found["effect_magnitude"])
     assert magnitude["FOXP3"] == pytest.approx(np.linalg.norm(others) * FACTORS[REST], rel=1e-6)
     assert values(found["n_de_genes"]) == {"FOXP3": 4, "RORC": 4}  # fdr 0.02, own gene left out
+    never_made = baselines(connection, REST, evidence="predicted_unseen")
+    assert {name: len(frame) for name, frame in never_made.items()} == {"effect_magnitude": 1}
     other = baselines(connection, REST, evidence="measured", source=OTHER)
     assert values(other["n_de_genes"]) == {"FOXP3": 2, "RORC": 2, "STAT3": 3, "JAK1": 3}
 
@@ -124,7 +129,7 @@ def test_other_questions_do_not_see_the_table_from_elsewhere(connection):
     assert other["source"].unique().to_list() == [OTHER]
     assert other["control_status"].unique().to_list() == ["not_tested"]
     assert other["effect_size"].null_count() == other["n_cells"].null_count() == 4
-    assert other["top_genes"][0].startswith("IL17A")
+    assert other["top_genes"][0].startswith("IL17A")  # GAPDH, off the panel, carries nothing
     assert len(queries.show_programs(connection, "FOXP3", REST)) == 2
     assert len(queries.show_genes(connection, "FOXP3", REST)) == len(GENES)
     assert len(queries.compare(connection, "Treg", "Th17", REST)) == len(DELTA)
@@ -135,7 +140,7 @@ def test_the_view_of_measured_effects_tells_the_sources_apart(connection):
         "select source, count(*), count(delta), count(log2_fold_change_se), count(n_cells)"
         " from measured_effects where context = 'time=Rest' group by all order by all"
     ).fetchall()
-    assert rows == [(OTHER, 20, 0, 20, 0), (None, 10, 10, 0, 10)]
+    assert rows == [(OTHER, 24, 0, 24, 0), (None, 10, 10, 0, 10)]
     ranks = connection.sql(
         "select rank_toward, n_ranked from program_scores where source = 'other' order by all"
     ).fetchall()

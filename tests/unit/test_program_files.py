@@ -65,7 +65,12 @@ def test_an_up_and_down_pair_of_gene_sets_is_one_signed_program(tmp_path):
         ("x,stat\nA,1\n", {}, "has neither program nor gene columns"),
         ("gene,stat\nA,1\nB,2\n", {"arms": "both"}, r"de has one arm only|program de .* one arm"),
         ("gene,stat\n1-Mar,1\nB,-2\n", {}, "gene '1-Mar' .* is a date"),
+        ("gene,stat\n2024-03-01,1\nB,-2\n", {}, "gene '2024-03-01' .* is a date"),
         ("gene,stat\nA,1\n", {"contrast": "x"}, "has no column 'contrast'"),
+        ("gene,stat\nA,inf\nB,-2\n", {}, "column 'stat' of .* is infinite in row 1"),
+        ("gene,stat\nA,high\nB,-2\n", {}, "'stat' of .* holds 'high', which is no number"),
+        ("gene,log_fc,lfcSE\nA,1,0\nB,-2,1\n", {}, "'lfcSE' of .* is 0 beside a change"),
+        ("program,gene\nP,A\n", {"name": "x"}, "names its programs itself"),
     ],
 )
 def test_a_broken_de_table_is_one_sentence(tmp_path, text, options, message):
@@ -81,11 +86,25 @@ def test_a_broken_de_table_is_one_sentence(tmp_path, text, options, message):
         ("A\tx\tG1\tG1\n", "gene G1 stands twice in program A"),
         ("A_UP\tx\tG1\nA_DN\tx\tG1\n", "gene G1 stands twice in program A"),
         ("", "has no gene sets"),
+        ("X_UP\tx\tA\nX_DN\tx\tB\nX\tx\tC\n", "X_UP and X of .* would be one arm of program X"),
+        ("X_UP\tx\tA\nX_DN\tx\tB\nX_DOWN\tx\tC\n", "X_DN and X_DOWN of .* would be one arm"),
     ],
 )
 def test_a_broken_gmt_is_one_sentence(tmp_path, text, message):
     with pytest.raises(DataError, match=message):
         read_source(source(tmp_path, text, "sets.gmt"))
+
+
+def test_a_gmt_that_is_no_text_is_one_sentence(tmp_path):
+    path = tmp_path / "sets.gmt"
+    path.write_bytes(b"\xff\xfeA\tx\tG1\n")
+    with pytest.raises(DataError, match="is not a text file"):
+        read_gmt(path)
+
+
+def test_a_statistic_that_is_missing_leaves_its_gene_out(tmp_path):
+    table = read_source(source(tmp_path, "gene,log_fc,lfcSE\nA,2,1\nB,NA,NA\nC,0,0\nD,-1,1\n"))
+    assert weights(table) == {"A": 1.0, "D": -1.0}
 
 
 def test_files_are_put_together_and_a_name_given_twice_is_refused(tmp_path):

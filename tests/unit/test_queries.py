@@ -12,7 +12,7 @@ import pytest
 import knockscreen
 from fixtures.tiny_run import DELTA, FACTORS, POOLED, PROGRAMS, SETTINGS, make_tiny_run, score
 from knockscreen.errors import ConfigError, DatabaseError, ScreenError, UnknownNameError
-from knockscreen.store import frames
+from knockscreen.store import frames, resolve
 from knockscreen.store.build import build
 from knockscreen.store.connection import find_database
 from knockscreen.store.screen import Screen
@@ -182,6 +182,25 @@ def test_answers_have_the_declared_columns_and_types(screen: Screen) -> None:
         assert frame.schema == pl.Schema(getattr(frames, name)), name
 
 
+def test_a_program_written_just_so_goes_before_one_in_another_case() -> None:
+    with duckdb.connect() as connection:
+        connection.execute(
+            "create table programs as select * from (values ('Treg', 'ranked', 3, 3),"
+            " ('TREG', 'ranked', 3, 3)) t(program, status, n_genes, n_panel_genes)"
+        )
+        found = [resolve.program(connection, name) for name in ("Treg", " TREG", "treg")]
+    assert found == ["Treg", "TREG", "Treg"]
+
+
+def test_an_id_that_the_input_has_with_its_version_is_found_as_it_is_written() -> None:
+    with duckdb.connect() as connection:
+        connection.execute(
+            "create table genes as select 0 as gene_key, 'A' as gene, 'ENSG1.5' as gene_id,"
+            " true as in_panel"
+        )
+        assert resolve.gene(connection, "ensg1.5").gene == "A"
+
+
 def test_columns_and_types_do_not_depend_on_measured_data(tmp_path: Path) -> None:
     path = make_database(tmp_path / "tiny", measured=False, simulated=False)
     with Screen(path) as plain:
@@ -247,6 +266,7 @@ def test_sql_reads(screen: Screen) -> None:
         ("select * from ranking", "ranking does not exist.*rankings"),
         ("select nope from runs", "nope"),
         ("select * from read_csv('/etc/hosts')", "disabled"),
+        ("select now() - created from runs", "a type that no table here has .* cast it"),
     ],
 )
 def test_sql_that_writes_or_is_wrong_is_refused(screen: Screen, query: str, message: str) -> None:

@@ -286,16 +286,21 @@ def test_a_model_of_other_targets_is_refused(tmp_path):
         )  # fmt: skip
 
 
-def test_decoys_give_p_values_and_are_in_no_table(tmp_path):
+def with_decoys(folder, n):
+    """Three targets, and ``n`` decoys whose scores are noise."""
     rng = np.random.default_rng(0)
-    scores = {"A": 5.0, "B": 0.0, "C": -5.0} | {f"decoy_{k:04d}": rng.normal() for k in range(39)}
-    write_screen(tmp_path, score_table(scores, 0.01))
-    listed = pl.read_parquet(tmp_path / "candidates.parquet").with_columns(
+    scores = {"A": 5.0, "B": 0.0, "C": -5.0} | {f"decoy_{k:04d}": rng.normal() for k in range(n)}
+    write_screen(folder, score_table(scores, 0.01))
+    listed = pl.read_parquet(folder / "candidates.parquet").with_columns(
         status=pl.when(pl.col("target_gene_id").str.starts_with("decoy_")).then(pl.lit("decoy"))
         .otherwise("status"),
         evidence=pl.lit("predicted_seen"),
     )  # fmt: skip
-    listed.write_parquet(tmp_path / "candidates.parquet")
+    listed.write_parquet(folder / "candidates.parquet")
+
+
+def test_decoys_give_p_values_and_are_in_no_table(tmp_path, caplog):
+    with_decoys(tmp_path, 39)
     table, rankings = ranked(tmp_path)
     for frame in (table, rankings):
         assert set(frame["target_gene_id"]) == {"A", "B", "C"}
@@ -304,6 +309,15 @@ def test_decoys_give_p_values_and_are_in_no_table(tmp_path):
     assert best["p_value"].item() == 1 / 40
     assert best["fdr"].item() == pytest.approx(3 / 40)
     assert best["n_decoys"].item() == 39
+    assert "are needed" not in caplog.text
+
+
+def test_too_few_decoys_give_no_p_values_and_ranking_says_so(tmp_path, caplog):
+    with_decoys(tmp_path, 19)
+    _, rankings = ranked(tmp_path)
+    assert rankings["n_decoys"].unique().to_list() == [19]
+    assert rankings["fdr"].null_count() == rankings["p_value"].null_count() == len(rankings)
+    assert "19 decoys, and 20 are needed" in caplog.text
 
 
 def test_interval_of_a_trained_target_holds_its_rank_with_and_without_predictions():

@@ -1,6 +1,7 @@
 """New programs for a finished run: the same scores as from the draws, and a database with them."""
 
 import json
+import re
 from pathlib import Path
 
 import duckdb
@@ -114,6 +115,30 @@ def test_a_program_of_a_known_name_is_refused(run: Path, tmp_path: Path) -> None
     with pytest.raises(DataError, match=r"program Treg is in .* already; programs are never merge"):
         extend(run / "screen.duckdb", tmp_path / "x.duckdb", programs, run)
     assert not (tmp_path / "x.duckdb").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "controls", "message"),
+    [
+        ("Treg\tx\tIL2RA\n", "controls.tsv", "program Treg is in .* already"),
+        ("New\tx\tIL2RA\n", "none.tsv", "control file '.*none.tsv' does not exist"),
+    ],
+)
+def test_what_is_refused_leaves_nothing_behind(
+    run: Path, tmp_path: Path, text: str, controls: str, message: str
+) -> None:
+    (tmp_path / "new.gmt").write_text(text)
+    settings = json.loads((run / "settings.json").read_text())
+    settings["gate"]["controls"] = str(run / controls)
+    done = CliRunner().invoke(
+        app,
+        ["score-programs", str(tmp_path / "new.gmt"), "--db", str(run), "--settings",
+         json.dumps(settings), "--output-dir", str(tmp_path / "out"), "--build",
+         str(tmp_path / "new.duckdb")],
+    )  # fmt: skip
+    assert isinstance(done.exception, DataError)
+    assert re.search(message, str(done.exception))
+    assert [path.name for path in tmp_path.iterdir()] == ["new.gmt"]
 
 
 def test_effects_of_another_panel_are_refused(run: Path) -> None:

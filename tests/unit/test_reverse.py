@@ -9,7 +9,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from fixtures.tiny_run import DELTA, FACTORS, GENES, SETTINGS, make_tiny_run
-from knockscreen.errors import DataError, UnknownNameError
+from knockscreen.errors import ConfigError, DataError, UnknownNameError
 from knockscreen.store.build import build
 from knockscreen.store.frames import REVERSE
 from knockscreen.store.reverse import project, read_signature
@@ -119,6 +119,8 @@ def test_n_is_per_context_and_ranks_are_among_all(screen: Screen) -> None:
         ("gene,logFC\nA,inf\n", "logFC 'inf' of gene A in .* is not a finite number"),
         ("gene,logFC\nA,up\n", "logFC 'up' of gene A"),
         ("gene,logFC\nA,\n", "logFC 'None' of gene A"),
+        ("gene,logFC\nA,1\n,2\n", "has a row without a gene"),
+        ("gene,logFC\nA,1\n2-Sep,2\n", "has the date '2-Sep' in place of a gene"),
     ],
 )
 def test_a_broken_signature_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:
@@ -137,3 +139,7 @@ def test_what_is_not_there_is_one_sentence(screen: Screen, tmp_path: Path) -> No
         screen.reverse(tmp_path / "none.csv")
     with pytest.raises(UnknownNameError, match="unknown context"):
         screen.reverse(frame(SIGNATURE), "time=Never")
+    with pytest.raises(ConfigError, match="n is -1"):
+        screen.reverse(frame(SIGNATURE), n=-1)
+    with pytest.raises(ConfigError, match="by 'size' is none of score, projection"):
+        screen.reverse(frame(SIGNATURE), by="size")  # type: ignore[arg-type]

@@ -56,6 +56,7 @@ def test_screens_one_below_the_other_are_told_apart_by_a_column(tmp_path):
         (["1-Mar,1,1,1,0.1,1,1,0.1"], r"dates in place of genes \(1-Mar; 1 in all\)"),
         (["Sep-02,1,1,1,0.1,1,1,0.1"], r"dates in place of genes \(Sep-02"),
         (["2024-03-01,1,1,1,0.1,1,1,0.1"], "dates in place of genes"),
+        (["01-Mar-24,1,1,1,0.1,1,1,0.1"], "dates in place of genes"),
         (["A,1,1,1,inf,1,1,inf"], r"'neg\|lfc' of .* is infinite in row 1"),
         (["A,1,1,1,-inf,1,1,-inf"], "is infinite"),
         (["A,1,1,1,,1,1,"], r"'neg\|lfc' of .* has no value for A"),

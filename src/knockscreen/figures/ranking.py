@@ -17,6 +17,12 @@ COLOURS = {Direction.TOWARD: style.TOWARD, Direction.AWAY: style.AWAY}
 SIGNS = {Direction.TOWARD: 1, Direction.AWAY: -1}
 HEADINGS = {Direction.TOWARD: "Toward the program", Direction.AWAY: "Away from the program"}
 
+UNSUPPORTED = {
+    "exploratory": "Exploratory: the positive controls of the program fail",
+    "not_tested": "No positive controls tested",
+}
+"""What is said of a ranking that its controls do not support."""
+
 
 @style.house_style
 def ranking(
@@ -33,7 +39,8 @@ def ranking(
     ----------
     rankings
         Rows of one program and one context: target_gene, direction, rank, rank_low, rank_high,
-        score and score_sd (mean log1p CP10k change over the program), evidence, program, context.
+        score and score_sd (mean log1p CP10k change over the program), evidence, control_status,
+        program, context.
     top
         Rows shown in each direction, those in the training cells before those that were not.
     interval
@@ -49,7 +56,8 @@ def ranking(
     ranked = _ranked(rankings)
     page = Page(
         title=_finding(program, directions),
-        subtitle=f"{style.context_text(context)}; {ranked.height:,} knock-downs ranked, first "
+        subtitle=_controls(rankings)
+        + f"{style.context_text(context)}; {ranked.height:,} knock-downs ranked, first "
         f"{top} each way. Whiskers: {interval:.0%} interval of the score; grey: of the rank.",
         note="Score: weighted mean over the program's genes of the predicted change of log1p "
         "CP10k, knock-down minus control; the target's own gene is left out. Not seen: the "
@@ -71,6 +79,17 @@ def ranking(
         curve.set_title(_recovered(ranked, planted, shown))
     _legend(curve, ranked, planted or {})
     return figure
+
+
+def _controls(rankings: pl.DataFrame) -> str:
+    """Return what the positive controls hold against the ranking; empty where they pass."""
+    said = []
+    for status, words in UNSUPPORTED.items():
+        kinds = rankings.filter(pl.col("control_status") == status)["evidence"].unique().sort()
+        if len(kinds):
+            seen = ["not seen" if k == Evidence.PREDICTED_UNSEEN else "seen" for k in kinds]
+            said.append(f"{words} (knock-downs {' and '.join(seen)}). ")
+    return "".join(said)
 
 
 def _finding(program: str, directions: dict[Direction, pl.DataFrame]) -> str:

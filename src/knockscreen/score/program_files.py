@@ -13,7 +13,8 @@ import polars as pl
 
 from knockscreen.config import ProgramsConfig, ProgramSource
 from knockscreen.errors import DataError, suggest
-from knockscreen.score.text_tables import missing_column, read_text_table
+from knockscreen.score.published import DATE, numbers
+from knockscreen.score.text_tables import MISSING, missing_column, read_text_table
 
 COLUMNS = ("program", "gene", "weight", "source", "description")
 REQUIRED = ("program", "gene")
@@ -23,7 +24,6 @@ STATISTICS = ("stat", "statistic", "zscore", "z", "t")
 EFFECTS = (("log_fc", "lfcSE"), ("log2FoldChange", "lfcSE"), ("log2_fold_change", "standard_error"))
 CONTRAST = "contrast"
 ARM = re.compile(r"(.+)[_-](UP|DN|DOWN)$", re.IGNORECASE)
-DATE = r"(?i)^(\d{1,2}-(mar|sept?|dec)|(mar|sept?|dec)-\d{1,2})$"
 
 
 def all_programs(settings: ProgramsConfig) -> pl.DataFrame:
@@ -57,18 +57,21 @@ def read_source(source: ProgramSource) -> pl.DataFrame:
     Raises
     ------
     DataError
-        As the reader of its kind; or it has one arm only, and ``arms`` asks for both.
+        As the reader of its kind; it has one arm only, and ``arms`` asks for both; or a contrast or
+        a name is given for what is no table of DE.
     """
     path = Path(source.file)
     if not path.is_file():
         msg = f"program file '{path}' does not exist; correct programs.extra."
         raise DataError(msg)
+    named = path.suffix == ".gmt" or set(REQUIRED) <= set(_columns(path))
+    if named and (source.contrast or source.name):
+        msg = f"'{path}' names its programs itself; contrast and name are for tables of DE."
+        raise DataError(msg)
     if path.suffix == ".gmt":
         table = read_gmt(path)
-    elif set(REQUIRED) <= set(_columns(path)):
-        table = read_programs(path)
     else:
-        table = read_de(path, source)
+        table = read_programs(path) if named else read_de(path, source)
     if source.arms == "both":
         for (program,), part in table.group_by("program", maintain_order=True):
             if (part["weight"] > 0).all() or (part["weight"] < 0).all():
@@ -95,11 +98,42 @@ def read_gmt(path: Path | str) -> pl.DataFrame:
     Raises
     ------
     DataError
-        A line has no genes, a gene stands twice in a set, or in both arms of a pair.
+        It is no text, a line has no genes, a gene stands twice in a set or in both arms of a pair,
+        or two sets would be one arm of a program (``X`` beside ``X_UP`` and ``X_DN``).
     """
     path = Path(path)
+    sets = _gene_sets(path)
+    arms: dict[tuple[str, float], str] = {}
+    programs: dict[str, list[tuple[str, str, float, str, str | None]]] = {}
+    for name, (described, genes) in sets.items():
+        program, weight = _arm(name, sets)
+        other = arms.setdefault((program, weight), name)
+        if other != name:
+            msg = (
+                f"gene sets {other} and {name} of '{path}' would be one arm of program {program};"
+                " programs are never merged: give one of them another name."
+            )
+            raise DataError(msg)
+        rows = [(program, gene, weight, path.name, described or None) for gene in genes]
+        programs.setdefault(program, []).extend(rows)
+    rows = [row for of_program in programs.values() for row in of_program]
+    table = pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    if table.is_empty():
+        msg = f"'{path}' has no gene sets; give one per line: name, description, genes, by tabs."
+        raise DataError(msg)
+    _check_rows(table, path)
+    return table
+
+
+def _gene_sets(path: Path) -> dict[str, tuple[str, list[str]]]:
+    """Return description and genes of each set of a GMT file."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        msg = f"'{path}' is not a text file ({error.reason}); give a GMT file in UTF-8."
+        raise DataError(msg) from None
     sets: dict[str, tuple[str, list[str]]] = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         name, *rest = [part.strip() for part in line.split("\t")]
         genes = [gene for gene in rest[1:] if gene]
         if not line.strip():
@@ -111,18 +145,7 @@ def read_gmt(path: Path | str) -> pl.DataFrame:
             msg = f"gene set {name} stands twice in '{path}'; give each its own name."
             raise DataError(msg)
         sets[name] = (rest[0], genes)
-    programs: dict[str, list[tuple[str, str, float, str, str | None]]] = {}
-    for name, (described, genes) in sets.items():
-        program, weight = _arm(name, sets)
-        rows = [(program, gene, weight, path.name, described or None) for gene in genes]
-        programs.setdefault(program, []).extend(rows)
-    rows = [row for of_program in programs.values() for row in of_program]
-    table = pl.DataFrame(rows, schema=SCHEMA, orient="row")
-    if table.is_empty():
-        msg = f"'{path}' has no gene sets; give one per line: name, description, genes, by tabs."
-        raise DataError(msg)
-    _check_rows(table, path)
-    return table
+    return sets
 
 
 def _arm(name: str, sets: Iterable[str]) -> tuple[str, float]:
@@ -145,7 +168,8 @@ def read_de(path: Path | str, source: ProgramSource) -> pl.DataFrame:
     Raises
     ------
     DataError
-        A column is missing, the contrast is not there or not chosen, or a gene stands twice in it.
+        A column is missing, the contrast is not there or not chosen, a gene stands twice in it, or
+        a statistic is text or infinite.
     """
     path = Path(path)
     table = _read(path)
@@ -156,8 +180,8 @@ def read_de(path: Path | str, source: ProgramSource) -> pl.DataFrame:
             f" name the genes in one of {', '.join(GENES)}."
         )
         raise DataError(msg)
-    table = table.with_columns(_statistic(table, path))
     contrast, table = _one_contrast(table, path, source.contrast)
+    table = table.with_columns(_statistic(table, path).alias("value"))
     table = table.select(pl.col(gene).alias("gene"), "value").drop_nulls()
     program = source.name or contrast or path.name.split(".")[0]
     up = table.filter(pl.col("value") > 0).sort("value", "gene", descending=[True, False])
@@ -184,17 +208,27 @@ def read_de(path: Path | str, source: ProgramSource) -> pl.DataFrame:
 def _statistic(table: pl.DataFrame, path: Path) -> pl.Series:
     for name in STATISTICS:
         if name in table.columns:
-            return table[name].cast(pl.Float64, strict=False).fill_nan(None).alias("value")
+            return _numbers(table, name, path)
     for effect, error in EFFECTS:
         if {effect, error} <= set(table.columns):
-            values = (table[name].cast(pl.Float64, strict=False) for name in (effect, error))
-            ratio = next(values) / next(values)
-            return ratio.fill_nan(None).alias("value")
+            ratio = _numbers(table, effect, path) / _numbers(table, error, path)
+            if ratio.is_infinite().any():
+                msg = (
+                    f"column '{error}' of '{path}' is 0 beside a change, so that the statistic is"
+                    " infinite; leave such genes out."
+                )
+                raise DataError(msg)
+            return ratio.fill_nan(None)
     msg = (
         f"'{path}' has no test statistic ({', '.join(STATISTICS)}, or log_fc with lfcSE); it has"
         f" {', '.join(table.columns)}."
     )
     raise DataError(msg)
+
+
+def _numbers(table: pl.DataFrame, name: str, path: Path) -> pl.Series:
+    known = table.select(pl.when(~pl.col(name).is_in(MISSING)).then(name).alias(name))
+    return numbers(known, name, path)
 
 
 def _one_contrast(
@@ -275,11 +309,11 @@ def _check_rows(table: pl.DataFrame, path: Path) -> None:
         if len(empty):
             msg = f"row {int(empty[0]) + 1} of program file '{path}' has no {column}."
             raise DataError(msg)
-    dates = table.filter(pl.col("gene").str.contains(DATE))
-    if not dates.is_empty():
+    dates = [gene for gene in table["gene"] if DATE.fullmatch(gene)]
+    if dates:
         msg = (
-            f"gene '{dates['gene'][0]}' of '{path}' is a date: a spreadsheet changed its"
-            " symbol; restore the symbols."
+            f"gene '{dates[0]}' of '{path}' is a date: a spreadsheet changed its symbol; restore"
+            " the symbols."
         )
         raise DataError(msg)
     twice = table.filter(pl.struct("program", "gene").is_duplicated())

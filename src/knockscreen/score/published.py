@@ -15,7 +15,7 @@ from knockscreen.score.text_tables import missing_column, read_text_table
 
 _MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|sept|oct|nov|dec"
 DATE = re.compile(
-    rf"(\d{{1,2}}[-/]({_MONTHS})|({_MONTHS})[-/]\d{{1,4}}|\d{{4}}-\d{{2}}-\d{{2}}.*"
+    rf"(\d{{1,2}}[-/]({_MONTHS})([-/]\d{{2,4}})?|({_MONTHS})[-/]\d{{1,4}}|\d{{4}}-\d{{2}}-\d{{2}}.*"
     r"|\d{1,2}/\d{1,2}/\d{2,4})",
     re.IGNORECASE,
 )

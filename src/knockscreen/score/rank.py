@@ -37,7 +37,7 @@ from knockscreen.artifacts import atomic
 from knockscreen.config import NonNegative, RankConfig, Section
 from knockscreen.errors import DataError
 from knockscreen.names import Direction, Evidence
-from knockscreen.score.calibration import calibrated, calibrated_measured
+from knockscreen.score.calibration import FEWEST_DECOYS, calibrated, calibrated_measured
 from knockscreen.score.concordance import over_contexts
 from knockscreen.score.score_files import (
     SCORES,
@@ -318,6 +318,12 @@ def write_rankings(
     ``gates`` says what the positive controls make of each program; without it none was tested.
     """
     paths = [Path(output_dir) / name for name in ("program_scores.parquet", "rankings.parquet")]
+    decoys = scores.decoys.filter(evidence=Evidence.PREDICTED_SEEN.value).height
+    if decoys < FEWEST_DECOYS:
+        log.warning(
+            "%d decoys, and %d are needed: predicted rows get no p-value and no FDR",
+            decoys, FEWEST_DECOYS,
+        )  # fmt: skip
     with atomic(paths[0]) as first, atomic(paths[1]) as second:
         writers: list[pq.ParquetWriter | None] = [None, None]
         try:

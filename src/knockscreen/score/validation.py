@@ -4,6 +4,7 @@ The scores come from a run, from a measured table of other people's, or from any
 number per gene; each is a frame of target_gene, target_gene_id, value.
 """
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from knockscreen.score.published import (
     numbers,
     read_published,
 )
+
+log = logging.getLogger(__name__)
 
 LEAST_GENES = 10
 SIZES = ("n_de_genes", "effect_magnitude")
@@ -174,6 +177,11 @@ def compare_with_screen(
             f"such as {', '.join(screen['gene'].head(3))}, the scores such as {names}."
         )
         raise DataError(msg)
+    if len(joined) < n_scored:
+        log.warning(
+            "%d of the %d genes in the screen and in the scores are left out: no %s of them",
+            n_scored - len(joined), n_scored, " or no ".join(baselines),
+        )  # fmt: skip
     predictors = [Predictor(score[0], joined[score[0]].to_numpy(), signed=True, is_baseline=False)]
     predictors += [
         Predictor(name, joined[name].to_numpy(), signed=False, is_baseline=True)

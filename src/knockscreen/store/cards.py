@@ -105,22 +105,30 @@ def _top_genes(
     *,
     source: str | None,
 ) -> pl.DataFrame:
-    """Return the genes that carry most of each score, the largest part first."""
+    """Return the genes that carry most of each score, the largest part first.
+
+    Genes that pull the other way than the score are none of them.
+    """
     return table(
         connection,
         f"""
         select c.context, t.target_gene_id,
             string_agg(g.gene, ', ' order by e.size desc, e.gene_key) as top_genes
         from (
-            select e.context_key, e.target_key, e.gene_key, abs(p.weight * e.delta) as size
-            from {effects} e
-            join targets t using (target_key)
-            join program_genes p on p.gene_key = e.gene_key
-            where p.program = $program and e.target_key in {targets}
-                and e.context_key in {contexts} and e.gene_key is distinct from t.gene_key
-                {"and e.source = $source" if source else ""}
+            select context_key, target_key, gene_key, part * sign(whole) as size
+            from (
+                select e.context_key, e.target_key, e.gene_key, p.weight * e.delta as part,
+                    sum(part) over (partition by e.context_key, e.target_key) as whole
+                from {effects} e
+                join targets t using (target_key)
+                join program_genes p on p.gene_key = e.gene_key
+                where p.program = $program and p.in_panel and e.target_key in {targets}
+                    and e.context_key in {contexts} and e.gene_key is distinct from t.gene_key
+                    {"and e.source = $source" if source else ""}
+            )
+            where size > 0
             qualify row_number() over (
-                partition by e.context_key, e.target_key order by size desc, e.gene_key
+                partition by context_key, target_key order by size desc, gene_key
             ) <= {TOP_GENES}
         ) e
         join contexts c using (context_key)

@@ -16,8 +16,8 @@ SCHEMA_VERSION = 7
 """Raised when a table or column changes its name or meaning; another version is refused."""
 
 BUILD = (
-    "knockscreen build-db --results-dir {folder} --programs config/programs.tsv"
-    " --output {path} --settings config/config.yaml"
+    "knockscreen build-db --results-dir {folder} --programs <programs.file of the run>"
+    " --output {path} --settings <configuration of the run>"
 )
 
 

@@ -13,6 +13,25 @@ from knockscreen.store.build import RANKING_COLUMNS, insert, insert_rankings, in
 from knockscreen.store.connection import connect, table
 
 
+def refuse_known(database: Path, programs: pl.DataFrame) -> None:
+    """Refuse programs of a name that the database has.
+
+    Raises
+    ------
+    DataError
+        A program of that name is in the database already.
+    """
+    with connect(database) as connection:
+        known = table(connection, "select program from programs")["program"]
+    shared = sorted(set(known) & set(programs["program"]))
+    if shared:
+        msg = (
+            f"program {shared[0]} is in {database} already; programs are never merged: give the new"
+            " one another name."
+        )
+        raise DataError(msg)
+
+
 def extend(database: Path, output: Path, programs: pl.DataFrame, ranked: Path) -> Path:
     """Write a copy of ``database`` to ``output``, with the programs ranked in folder ``ranked``.
 
@@ -28,16 +47,9 @@ def extend(database: Path, output: Path, programs: pl.DataFrame, ranked: Path) -
     DataError
         A program of that name is in the database already.
     """
+    refuse_known(database, programs)
     with connect(database) as old:
         genes = table(old, "select * from genes order by gene_key")
-        known = table(old, "select program from programs")["program"]
-    shared = sorted(set(known) & set(programs["program"]))
-    if shared:
-        msg = (
-            f"program {shared[0]} is in {database} already; programs are never merged: give the new"
-            " one another name."
-        )
-        raise DataError(msg)
     rankings = tables.read_table(ranked / "rank/rankings.parquet", RANKING_COLUMNS)
     members = tables.program_genes(programs, genes)
     gates = tables.gate_tables(ranked)

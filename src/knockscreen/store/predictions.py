@@ -105,14 +105,14 @@ def baselines(
     """Return sizes of knock-downs: ``effect_magnitude`` and, if measured, ``n_de_genes``.
 
     The magnitude is the root of the sum of squared effects over all genes but the target's own;
-    DE genes are those with a measured fdr below 0.1.
+    DE genes are those with a measured fdr below 0.1, which knock-downs never made have not.
     """
     key = _context(connection, context).key
     found = {}
-    for name, (kind, of) in {
-        "effect_magnitude": (evidence, "sqrt(sum(e.{column} ^ 2))"),
-        "n_de_genes": ("measured", f"count(*) filter (e.fdr < {FDR})"),
-    }.items():
+    wanted = {"effect_magnitude": (evidence, "sqrt(sum(e.{column} ^ 2))")}
+    if evidence != "predicted_unseen":
+        wanted["n_de_genes"] = ("measured", f"count(*) filter (e.fdr < {FDR})")
+    for name, (kind, of) in wanted.items():
         table, column = _effects(kind, source)
         tested = "having count(e.fdr) > 0" if name == "n_de_genes" else ""
         frame = ask(

@@ -10,7 +10,7 @@ from typing import Literal
 import duckdb
 import polars as pl
 
-from knockscreen.errors import ConfigError, DatabaseError
+from knockscreen.errors import DatabaseError
 from knockscreen.store import resolve
 from knockscreen.store.cards import with_cards
 from knockscreen.store.connection import ask, table
@@ -35,22 +35,8 @@ IS_EVIDENCE = {
     "predicted_unseen": "evidence = 'predicted_unseen'",
     "measured": "evidence = 'measured'",
 }
-MANY = 2**31
 UNSEEN = "evidence = 'predicted_unseen'"
 """False before true: what was never knocked down in training is a hypothesis, and comes last."""
-
-
-def _choice(name: str, value: str | None, allowed: tuple[str | None, ...]) -> None:
-    if value not in allowed:
-        msg = f"{name} '{value}' is none of {', '.join(str(a) for a in allowed if a)}."
-        raise ConfigError(msg)
-
-
-def _limit(n: int | None) -> int:
-    if n is not None and n < 0:
-        msg = f"n is {n}; give a number of rows, or 0 for all."
-        raise ConfigError(msg)
-    return n or MANY
 
 
 def top(
@@ -72,8 +58,8 @@ def top(
     table from elsewhere, whose scores are in log2 fold changes.
     """
     evidence = "measured" if source is not None else evidence
-    _choice("direction", direction, ("toward", "away"))
-    _choice("evidence", evidence, tuple(IS_EVIDENCE))
+    resolve.choice("direction", direction, ("toward", "away"))
+    resolve.choice("evidence", evidence, tuple(IS_EVIDENCE))
     name = resolve.program(connection, program)
     where = resolve.contexts(connection, context)
     order = "rank" if evidence else f"{UNSEEN}, rank"
@@ -96,7 +82,7 @@ def top(
         ) m on m.context = r.context and m.target_gene_id = r.target_gene_id
         order by list_position($contexts, r.context), {order}
         """,
-        {"program": name, "direction": direction, "n": _limit(n)}
+        {"program": name, "direction": direction, "n": resolve.limit(n)}
         | {"source": resolve.source(connection, source)}
         | _names(where),
     )
@@ -192,7 +178,7 @@ def show_genes(
             "target_gene": found.target_gene,
             "target_gene_id": found.target_gene_id,
             "evidence": found.evidence,
-            "n": _limit(n),
+            "n": resolve.limit(n),
         },
         SHOW_GENES,
     )
@@ -230,7 +216,7 @@ def movers(
     Those never knocked down in training come after the others. The knock-down of the gene itself is
     among them, with ``is_target`` true.
     """
-    _choice("direction", direction, ("up", "down", None))
+    resolve.choice("direction", direction, ("up", "down", None))
     found = resolve.gene(connection, gene)
     where = resolve.contexts(connection, context)
     sign = {"up": "and delta > 0", "down": "and delta < 0", None: ""}[direction]
@@ -239,7 +225,7 @@ def movers(
         where e.gene_key = {found.key} and e.context_key in {_keys(where)} {sign}
         qualify row_number() over (
             partition by e.context_key order by t.{UNSEEN}, abs(e.delta) desc, e.target_key
-        ) <= {_limit(n)}
+        ) <= {resolve.limit(n)}
     """
     keys = [
         row[0] for row in connection.sql(f"select distinct target_key from ({chosen})").fetchall()
@@ -308,7 +294,7 @@ def compare(
         order by list_position($contexts, p.context), p.{UNSEEN}, abs(p.difference) desc,
             p.target_gene_id
         """,
-        {"a": a, "b": b, "n": _limit(n)} | _names(where),
+        {"a": a, "b": b, "n": resolve.limit(n)} | _names(where),
         COMPARE,
     )
 

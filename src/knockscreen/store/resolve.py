@@ -14,6 +14,7 @@ LISTS = {
     for what, table, column in (("gene", "genes", "gene"), ("target", "targets", "target_gene"))
 }
 """Where nothing is near a name: how to see all of them, as any five would say nothing."""
+MANY = 2**31
 PANEL = "select gene from genes where in_panel"
 
 
@@ -48,8 +49,35 @@ class Context:
     is_pooled: bool
 
 
+def choice(name: str, value: str | None, allowed: tuple[str | None, ...]) -> None:
+    """Refuse a value that is none of those allowed.
+
+    Raises
+    ------
+    ConfigError
+        It is none of them.
+    """
+    if value not in allowed:
+        msg = f"{name} '{value}' is none of {', '.join(str(a) for a in allowed if a)}."
+        raise ConfigError(msg)
+
+
+def limit(n: int | None) -> int:
+    """Return a number of rows; 0 and None are all.
+
+    Raises
+    ------
+    ConfigError
+        It is negative.
+    """
+    if n is not None and n < 0:
+        msg = f"n is {n}; give a number of rows, or 0 for all."
+        raise ConfigError(msg)
+    return n or MANY
+
+
 def program(connection: duckdb.DuckDBPyConnection, name: str) -> str:
-    """Return the program called ``name``, in any case.
+    """Return the program called ``name``, in any case if none is written just so.
 
     Raises
     ------
@@ -58,7 +86,11 @@ def program(connection: duckdb.DuckDBPyConnection, name: str) -> str:
     DatabaseError
         It was not ranked.
     """
-    known = rows(connection, "select program, status, n_genes, n_panel_genes from programs")
+    known = rows(
+        connection,
+        "select program, status, n_genes, n_panel_genes from programs order by program <> ?",
+        name.strip(),
+    )
     for found, status, n_genes, n_panel in known:
         if found.lower() == name.strip().lower():
             if status != "ranked":
@@ -144,7 +176,8 @@ def gene(connection: duckdb.DuckDBPyConnection, name: str) -> Gene:
     found = rows(
         connection,
         "select gene_key, gene, gene_id, in_panel from genes"
-        " where lower(gene) = lower(?1) or lower(gene_id) = lower(?2) order by gene_key",
+        " where lower(gene) = lower(?1) or lower(gene_id) in (lower(?1), lower(?2))"
+        " order by gene_key",
         name.strip(),
         without_version(name.strip()),
     )
@@ -175,7 +208,7 @@ def target(connection: duckdb.DuckDBPyConnection, name: str) -> Target:
         connection,
         "select target_key, target_gene, target_gene_id, evidence, status, status_reason,"
         " objection from targets"
-        " where lower(target_gene) = lower(?1) or lower(target_gene_id) = lower(?2)",
+        " where lower(target_gene) = lower(?1) or lower(target_gene_id) in (lower(?1), lower(?2))",
         name.strip(),
         without_version(name.strip()),
     )
@@ -204,7 +237,8 @@ def _no_target(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     known = [row[0] for row in rows(connection, "select target_gene from targets")]
     genes = rows(
         connection,
-        "select gene from genes where lower(gene) = lower(?1) or lower(gene_id) = lower(?2)",
+        "select gene from genes"
+        " where lower(gene) = lower(?1) or lower(gene_id) in (lower(?1), lower(?2))",
         name.strip(),
         without_version(name.strip()),
     )

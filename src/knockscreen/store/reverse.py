@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from knockscreen.errors import DatabaseError, DataError, suggest
 from knockscreen.names import VERSIONED
+from knockscreen.score.published import DATE
 from knockscreen.score.text_tables import missing_column, read_text_table
 from knockscreen.store import resolve
 from knockscreen.store.connection import table
@@ -64,7 +65,8 @@ def check_signature(frame: pl.DataFrame, name: str = "signature") -> pl.DataFram
     Raises
     ------
     DataError
-        A column is missing, a gene stands twice, or a weight is not a finite number.
+        A column is missing, a gene is missing, a date or stands twice, or a weight is not a finite
+        number.
     """
     columns = []
     for what, allowed in (("gene", GENES), ("weight", WEIGHTS)):
@@ -84,6 +86,12 @@ def check_signature(frame: pl.DataFrame, name: str = "signature") -> pl.DataFram
             f"{weight} '{frame[weight][row]}' of gene {checked['gene'][row]} in {name} is not a"
             " finite number; leave out what was not measured."
         )
+        raise DataError(msg)
+    genes = checked["gene"].fill_null("")
+    wrong = next((gene for gene in genes if not gene or DATE.fullmatch(gene)), None)
+    if wrong is not None:
+        what = f"the date '{wrong}' in place of a gene" if wrong else "a row without a gene"
+        msg = f"{name} has {what}; give the symbol or the Ensembl id of each."
         raise DataError(msg)
     twice = checked.filter(pl.col("gene").is_duplicated())
     if not twice.is_empty():
@@ -194,11 +202,13 @@ def reverse(
     DataError
         The signature is not right, or none of its genes is on the panel.
     """
+    resolve.choice("by", by, ("score", "projection"))
+    rows = resolve.limit(n)
     placed = place(connection, check_signature(signature))
     frames = []
     for where in resolve.contexts(connection, context):
         ranked = _rank(_predicted(connection, placed, where), by, mimic=mimic)
-        shown = ranked.head(n or ranked.height)
+        shown = ranked.head(rows)
         measured = _measured(connection, placed, where, shown["target_key"].to_list(), mimic)
         frames.append(shown.join(measured, on="target_key", how="left", maintain_order="left"))
     return pl.concat(frames).with_columns(n_signature=pl.lit(placed.n_genes)).select(

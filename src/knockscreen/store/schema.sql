@@ -56,8 +56,8 @@ comment on column targets.status_reason is 'why it was not screened, in words; N
 comment on column targets.n_cells is 'measured cells with this knock-down after QC, all contexts; NULL if none';
 comment on column targets.n_guides is 'guides of it with cells; NULL if the input names no guides, or none of it';
 comment on column targets.n_guides_kept is 'of those, guides that QC kept';
-comment on column targets.knockdown_status is 'does a guide lower its target: confirmed, inactive (none does), not_measurable (too little expressed, or too few cells), not_assessed; NULL without guides';
-comment on column targets.on_target_log2_fold_change is 'log2 fold change of its own transcript in the kept guides against control cells, mean over cells; NULL if not assessed';
+comment on column targets.knockdown_status is 'does a guide lower its target: confirmed, inactive (none does), not_measurable (too little expressed, or too few cells), not_assessed (such as where qc.knockdown_test is off); NULL without guides';
+comment on column targets.on_target_log2_fold_change is 'log2 fold change of its own transcript in the kept guides against control cells, mean over cells; NULL if it cannot be computed';
 comment on column targets.baseline_expression is 'of the knocked-down gene: log1p (natural log) of mean CP10k of training cells; NULL if unknown';
 comment on column targets.annotations is 'what the table of the setting annotations.file says of the gene (essential, druggable, ...): column name -> value; NULL if no table was given, or it does not name the gene';
 comment on column targets.neighbours is 'genes of the input that start within annotations.neighbours_within bases, which a CRISPRi guide may silence too; NULL: none, or the table has no positions';
@@ -443,6 +443,7 @@ create macro caveats(direction, fdr, evidence, control_status, knockdown_status,
         case when evidence = 'predicted_unseen' then 'never knocked down in training' end,
         case when control_status = 'exploratory' then 'the positive controls of the program fail'
             when control_status = 'not_tested' then 'no positive controls tested' end,
+        case when fdr > 0.1 then 'fdr above 0.1' end,
         case when fdr <= 0.1 and score * (case when direction = 'toward' then 1 else -1 end) < 0
             then 'unlike the usual knock-down, yet not ' || direction || ' by itself' end,
         case when evidence <> 'predicted_unseen' and knockdown_status = 'not_measurable'

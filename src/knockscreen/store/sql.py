@@ -28,6 +28,10 @@ def sql(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
             )
             raise DatabaseError(msg)
         return _plain_numbers(table(connection, query))
+    except pl.exceptions.PolarsError as error:
+        what = str(error).splitlines()[0].split(" Hint:")[0]
+        msg = f"SQL gives a type that no table here has ({what}); cast it, as in x::varchar."
+        raise DatabaseError(msg) from None
     except duckdb.Error as error:
         what = " ".join(str(error).split(" LINE 1:")[0].split("LINE 1:")[0].split())
         tables = "runs, targets, genes, contexts, programs, rankings, program_scores, effects"

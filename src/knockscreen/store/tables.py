@@ -177,27 +177,39 @@ def _cells_per_context(results: Path) -> dict[str, tuple[int, int]]:
 
 def program_genes(programs: pl.DataFrame, gene_table: pl.DataFrame) -> pl.DataFrame:
     """Return the genes of each program, matched as for scoring: by Ensembl id, else by symbol."""
-    frame = programs.with_columns(key=pl.col(GENE).str.replace(VERSIONED, "$1"))
     known = gene_table.select(GENE_ID, "gene_key", "in_panel", symbol=GENE).sort("gene_key")
     named = pl.concat(
         [known.with_columns(key=pl.col(GENE_ID)), known.with_columns(key=pl.col("symbol"))]
     ).unique("key", keep="first", maintain_order=True)
+    written = pl.col(GENE).is_in(named["key"].implode())
+    plain = pl.col(GENE).str.replace(VERSIONED, "$1")
+    frame = programs.with_columns(key=pl.when(written).then(GENE).otherwise(plain))
     frame = frame.join(named, on="key", how="left", maintain_order="left")
     return frame.with_columns(pl.col("in_panel").fill_null(value=False))
 
 
 def programs(members: pl.DataFrame, ranked: pl.DataFrame, gates: pl.DataFrame) -> pl.DataFrame:
-    """Return one row per program, those of ``ranked`` as ranked, with what their controls say."""
+    """Return one row per program, those of ``ranked`` as ranked, with what their controls say.
+
+    Raises
+    ------
+    DataError
+        A program was ranked whose genes are not given.
+    """
+    unknown = sorted(set(ranked["program"]) - set(members["program"]))
+    if unknown:
+        msg = (
+            f"program {unknown[0]} was ranked, but is not among the programs given; give the"
+            " program file and the settings of the run."
+        )
+        raise DataError(msg)
     frame = members.group_by("program", maintain_order=True).agg(
         pl.len().alias("n_genes"),
         pl.col("in_panel").sum().alias("n_panel_genes"),
         pl.col("description").drop_nulls().first(),
         pl.col("source").drop_nulls().unique(maintain_order=True).str.join("; "),
     )
-    frame = frame.join(
-        ranked.select("program").unique(), on="program", how="full", coalesce=True,
-        maintain_order="left",
-    ).join(overall(gates), on="program", how="left", maintain_order="left")  # fmt: skip
+    frame = frame.join(overall(gates), on="program", how="left", maintain_order="left")
     status = pl.when(pl.col("program").is_in(ranked["program"].implode()))
     return frame.with_columns(
         status=status.then(pl.lit("ranked")).otherwise(pl.lit("left_out")),
@@ -233,7 +245,11 @@ def guides(results: Path) -> pl.DataFrame:
 def of_targets(
     frame: pl.DataFrame, guide: pl.DataFrame, gene: pl.DataFrame, control: pl.DataFrame
 ) -> pl.DataFrame:
-    """Return the targets with what guides, genes and positive controls say of each."""
+    """Return the targets with what guides, genes and positive controls say of each.
+
+    Where QC judged no guide of the run, its test was off (knock-outs): nothing was assessed.
+    """
+    tested = (guide["status"] != "not_judged").any()
     kept = pl.col("status") != "inactive"
     judged = pl.col("fdr").is_not_null()
     weight = pl.col("n_cells").filter(kept & pl.col("log2_fold_change").is_not_null())
@@ -246,7 +262,7 @@ def of_targets(
         .then(pl.lit("confirmed"))
         .when((pl.col("status") == "inactive").all())
         .then(pl.lit("inactive"))
-        .when((pl.col("status") == "not_judged").any())
+        .when(pl.lit(tested) & (pl.col("status") == "not_judged").any())
         .then(pl.lit("not_measurable"))
         .otherwise(pl.lit("not_assessed"))
         .alias("knockdown_status"),
