@@ -35,16 +35,21 @@ RANDOM = 200
 
 
 def scored(run: Path, shard: Shard, programs: ProgramMatrix) -> pl.DataFrame:
-    """Return calibrated rows of the trained targets in pooled contexts."""
+    """Return rows of the trained targets and their decoys in pooled contexts."""
     null = program_null(run / "store", programs, RANDOM)
     rows = program_scores(shard, programs, ["donor"], null).rename({"score_se": "score_sd"})
     listed = read_candidates(run / "screen" / "candidates.parquet")
     rows = rows.join(listed.select("target_gene_id", "evidence"), on="target_gene_id")
-    rows = rows.filter(~pl.col("context").str.contains("donor"), evidence="predicted_seen")
+    return rows.filter(~pl.col("context").str.contains("donor"), evidence="predicted_seen")
+
+
+def judged(rows: pl.DataFrame, of_shipped: pl.DataFrame) -> pl.DataFrame:
+    """Return calibrated rows, one program at a time beside the decoys of the shipped ones."""
     decoy = pl.col("target_gene_id").map_elements(is_decoy, return_dtype=pl.Boolean)
-    parts = [
-        calibrated(part.filter(~decoy), part.filter(decoy)) for part in rows.partition_by("program")
-    ]
+    parts = []
+    for part in rows.partition_by("program"):
+        every = pl.concat([part, of_shipped]).unique(["program", "context", "target_gene_id"])
+        parts.append(calibrated(part.filter(~decoy), part.filter(decoy), every.filter(decoy)))
     return pl.concat(parts)
 
 
@@ -111,8 +116,9 @@ def main() -> None:
     for row in weights:
         row[rng.choice(len(ids), 25, replace=False)] = 1.0
     chance = ProgramMatrix(tuple(f"random{k}" for k in range(args.programs)), weights, tuple(ids))
-    print("shipped", json.dumps(summary(scored(args.run, shard, shipped))))
-    print("random ", json.dumps(summary(scored(args.run, shard, chance))))
+    of_shipped = scored(args.run, shard, shipped)
+    print("shipped", json.dumps(summary(judged(of_shipped, of_shipped))))
+    print("random ", json.dumps(summary(judged(scored(args.run, shard, chance), of_shipped))))
     print("general", json.dumps(general(args.run, shard, shipped)))
 
 

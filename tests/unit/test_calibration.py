@@ -47,6 +47,24 @@ def test_too_few_decoys_give_no_p_value_and_no_fdr(n):
     assert table["score_sd"].to_list() == [0.0, 0.0]
 
 
+def test_a_program_is_specific_where_it_stands_out_of_random_ones_as_decoys_do_not():
+    decoys = rows(np.zeros(99), prefix="decoy_", random_z=np.linspace(-3, 3, 99))
+    shares = {"specific_toward": [0.01, 0.01, 0.2], "specific_away": [0.99, 0.99, 0.8]}
+    table = calibrated(rows([1.0, 1.0, 1.0], random_z=[2.0, 9.0, 9.0], **shares), decoys)
+    far = (np.linspace(-3, 3, 99) >= 2).sum() + 1
+    assert table["program_specificity_p_toward"].to_list() == [far / 100, 0.01, 0.01]
+    near = (np.linspace(-3, 3, 99) <= 2).sum() + 1
+    assert table["program_specificity_p_away"].to_list() == [near / 100, 1.0, 1.0]
+    every = pl.concat([decoys, decoys.with_columns(random_z=pl.lit(5.0))])  # of another program
+    table = calibrated(rows([1.0, 1.0, 1.0], random_z=[2.0, 9.0, 9.0], **shares), decoys, every)
+    assert table["program_specificity_p_toward"].to_list() == [(far + 99) / 199, 1 / 199, 1 / 199]
+    few = calibrated(rows([1.0] * 3, random_z=[2.0, 9.0, 9.0], **shares), decoys.head(19))
+    assert few["program_specificity_p_toward"].to_list() == shares["specific_toward"]
+    unknown = dict.fromkeys(("specific_toward", "specific_away", "random_z"), pl.lit(None, float))
+    table = calibrated(rows([1.0]).with_columns(**unknown), decoys)
+    assert table["program_specificity_p_toward"].to_list() == [None]
+
+
 def test_both_tails_are_counted_and_the_kinds_of_evidence_apart():
     rng = np.random.default_rng(0)
     decoys = pl.concat(

@@ -240,5 +240,7 @@ def test_random_programs_and_magnitude_are_counted_without_the_own_gene(tmp_path
     assert own["magnitude"] == pytest.approx(np.hypot(0.5, 0.25))
     assert own["specific_toward"] == 1.0  # 0, 0.25 and 0 are all at least the score
     assert own["specific_away"] == 1 / 4
+    moved = np.array([0, 0.25, 0])
+    assert own["random_z"] == pytest.approx((-0.375 - moved.mean()) / moved.std())
     assert own["control_error"] == pytest.approx(0.3)
     assert table["time=Rest", "ENSG1"]["control_error"] == pytest.approx(0.3 / np.sqrt(2))

@@ -10,6 +10,10 @@ T targets of one program, context and kind of evidence, J decoys of that kind.
   single them out, which is not that the model is right about them: they get no FDR.
 - Measured scores have decoys that are measured (:mod:`knockscreen.score.measured_decoys`), and are
   counted in units of their own error, as real cells are not denoised.
+- Whether it is this program, or any genes like these, is asked by its score among those of random
+  programs (:mod:`.random_programs`): their mean taken off, in units of their sd. What denoising
+  leaves lies along few axes, of which a program has more or less, so that inert knock-downs stand
+  out of random programs too often; hence decoys say how far is far, those of all programs together.
 - :func:`direction_p_value` asks whether a knock-down moves the program more than others of its
   size do: is it this direction, or just a strong knock-down?
 """
@@ -88,7 +92,9 @@ def direction_p_value(scores: Floats, magnitude: Floats, matched: int = MATCHED)
     return found
 
 
-def calibrated(rows: pl.DataFrame, decoys: pl.DataFrame) -> pl.DataFrame:
+def calibrated(
+    rows: pl.DataFrame, decoys: pl.DataFrame, every: pl.DataFrame | None = None
+) -> pl.DataFrame:
     """Return predicted scores of one program with what the nulls say of them.
 
     Added are ``p_value``, ``fdr``, ``program_specificity_p`` and ``direction_p``, each for both
@@ -100,8 +106,11 @@ def calibrated(rows: pl.DataFrame, decoys: pl.DataFrame) -> pl.DataFrame:
     ----------
     rows, decoys
         context, target_gene_id, evidence, score, score_sd (over draws), magnitude,
-        specific_toward, specific_away, control_error.
+        specific_toward, specific_away, random_z, control_error.
+    every
+        context, evidence and random_z of the decoys of all programs; None: those of ``decoys``.
     """
+    every = decoys if every is None else every
     parts = []
     for (context, evidence), part in rows.group_by("context", "evidence", maintain_order=True):
         here = decoys.filter(pl.col("context") == context)
@@ -111,7 +120,7 @@ def calibrated(rows: pl.DataFrame, decoys: pl.DataFrame) -> pl.DataFrame:
         found = part.with_columns(
             pl.lit(noise, pl.Float64).alias("noise_sd"),
             pl.lit(_shared_error(part, here, str(evidence)), pl.Float64).alias("shared_sd"),
-            *_against(part, null),
+            *_against(part, null, every.filter(context=context, evidence=evidence)),
         )
         spread = (pl.col("score_sd").fill_null(0.0).pow(2) + noise**2).sqrt() if noise else None
         parts.append(found if spread is None else found.with_columns(score_sd=spread))
@@ -137,14 +146,26 @@ def calibrated_measured(rows: pl.DataFrame, decoys: pl.DataFrame) -> pl.DataFram
     return pl.concat(parts) if parts else rows
 
 
-def _against(part: pl.DataFrame, null: pl.DataFrame) -> list[pl.Expr | pl.Series]:
+def _against(
+    part: pl.DataFrame, null: pl.DataFrame, every: pl.DataFrame | None = None
+) -> list[pl.Expr | pl.Series]:
     """Return all that decoys, random programs and other knock-downs say of one family."""
-    return [
-        pl.lit(len(null), pl.Int32).alias("n_decoys"),
-        pl.col("specific_toward").alias("program_specificity_p_toward"),
-        pl.col("specific_away").alias("program_specificity_p_away"),
-        *_p_values(part, null),
-    ]
+    counted = pl.lit(len(null), pl.Int32).alias("n_decoys")
+    return [counted, *_specificity(part, every), *_p_values(part, null)]
+
+
+def _specificity(part: pl.DataFrame, every: pl.DataFrame | None) -> list[pl.Series]:
+    """Return how far scores stand out of random programs, counted against decoys if there are."""
+    null = np.zeros(0) if every is None else _numbers(every, "random_z")
+    null = null[np.isfinite(null)]
+    out = []
+    for direction, sign in SIGN.items():
+        p = _numbers(part, f"specific_{direction.value}")
+        if len(null) >= FEWEST_DECOYS:
+            known = np.isfinite(p)
+            p[known] = empirical_p_value(sign * _numbers(part, "random_z")[known], sign * null)
+        out.append(pl.Series(f"program_specificity_p_{direction.value}", p).fill_nan(None))
+    return out
 
 
 def _p_values(part: pl.DataFrame, null: pl.DataFrame) -> list[pl.Series]:
@@ -175,7 +196,7 @@ def _numbers(rows: pl.DataFrame, column: str, otherwise: float = float("nan")) -
     """Return a column as numbers, NULL as NaN; ``otherwise`` everywhere if there is no such."""
     if column not in rows.columns:
         return np.full(len(rows), otherwise)
-    return np.asarray(rows[column].cast(pl.Float64).fill_null(float("nan")).to_numpy())
+    return rows[column].cast(pl.Float64).fill_null(float("nan")).to_numpy().copy()
 
 
 def _noise(

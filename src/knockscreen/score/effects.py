@@ -251,9 +251,9 @@ def program_scores(
     draws, NaN where not drawn; ``score_se`` is the sd / sqrt(B) of those drawn, NULL with one.
     ``magnitude`` is the norm of delta over the other genes; ``specific_toward`` and
     ``specific_away`` are (b + 1) / (N + 1) with b random programs moved as far in that direction,
-    ``control_error`` is the standard error of the mean score of the real control cells; NULL
-    without a ``null``. One candidate is projected at a time, with shapes that do not depend on the
-    shard, so that the numbers do not either.
+    ``random_z`` is the score less their mean over their sd, ``control_error`` is the standard error
+    of the mean score of the real control cells; NULL without a ``null``. One candidate is projected
+    at a time, with shapes that do not depend on the shard, so that the numbers do not either.
     """
     groups = pooled_contexts(shard.meta.contexts, pool_over)
     average = np.zeros((len(groups), len(shard.meta.contexts)))  # (X, C)

@@ -77,13 +77,14 @@ class Beside:
     magnitude: Floats  # (X, K)
     toward: Floats  # (P, X, K)
     away: Floats  # (P, X, K)
+    z: Floats  # (P, X, K) of the score among the random programs
     error: Floats  # (P, X) of the control
 
     @classmethod
     def empty(cls, p: int, x: int, k: int) -> "Beside":
         """Return it with nothing known yet."""
-        toward, away = (np.full((p, x, k), np.nan) for _ in range(2))
-        return cls(np.zeros((x, k)), toward, away, np.full((p, x), np.nan))
+        toward, away, z = (np.full((p, x, k), np.nan) for _ in range(3))
+        return cls(np.zeros((x, k)), toward, away, z, np.full((p, x), np.nan))
 
     def add(self, k: int, delta: Floats, score: Floats, null: ProgramNull | None) -> None:
         """Add candidate ``k`` from its effects (X, G), its own gene 0, and its scores (P, X)."""
@@ -97,6 +98,10 @@ class Beside:
         for found, sign in ((self.toward, 1), (self.away, -1)):
             b = (sign * moved >= sign * score[:, None]).sum(axis=1)  # (P, X)
             found[:, :, k] = np.where(known, (b + 1) / (n + 1), np.nan)
+        spread = moved.std(axis=1, dtype=np.float64)
+        np.divide(
+            score - moved.mean(axis=1, dtype=np.float64), spread, self.z[:, :, k], where=spread > 0
+        )
 
     def columns(self) -> dict[str, Floats]:
         """Return the columns of score tables, programs slowest and candidates fastest."""
@@ -104,6 +109,7 @@ class Beside:
             "magnitude": np.broadcast_to(self.magnitude, self.toward.shape).ravel(),
             "specific_toward": self.toward.ravel(),
             "specific_away": self.away.ravel(),
+            "random_z": self.z.ravel(),
             "control_error": np.repeat(self.error[:, :, None], self.magnitude.shape[1], 2).ravel(),
         }
 

@@ -42,6 +42,7 @@ from knockscreen.score.concordance import over_contexts
 from knockscreen.score.score_files import (
     SCORES,
     Scores,
+    decoy_standings,
     measured_decoys,
     measured_scores,
     predicted_scores,
@@ -256,11 +257,11 @@ def all_scores(scores: Scores) -> Iterator[tuple[str, pl.DataFrame]]:
 
 
 def rank_program(
-    scores: Scores, program: str, settings: RankConfig, seed: int
+    scores: Scores, program: str, settings: RankConfig, seed: int, standings: pl.DataFrame
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the score rows and the ranking rows of one program, predicted before measured."""
     predicted, decoys = predicted_scores(scores, program)
-    predicted = over_contexts(calibrated(predicted, decoys))
+    predicted = over_contexts(calibrated(predicted, decoys, standings))
     measured = measured_scores(scores, program)
     if not measured.is_empty():
         null = measured_decoys(scores, program)
@@ -291,11 +292,12 @@ def rank_program(
 
 
 def rank_all(
-    scores: Scores, settings: RankConfig, seed: int
+    scores: Scores, settings: RankConfig, seed: int, beside: Sequence[Scores] = ()
 ) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
     """Yield score rows and ranking rows of one program after another, in order of their names."""
+    standings = pl.concat([decoy_standings(part) for part in (scores, *beside)])
     for program in program_names(scores):
-        yield rank_program(scores, program, settings, seed)
+        yield rank_program(scores, program, settings, seed, standings)
 
 
 def _append(writer: pq.ParquetWriter | None, path: Path, frame: pl.DataFrame) -> pq.ParquetWriter:
@@ -312,10 +314,14 @@ def write_rankings(
     settings: RankConfig,
     seed: int,
     gates: pl.DataFrame | None = None,
+    *,
+    beside: Sequence[Scores] = (),
 ) -> Sequence[Path]:
     """Write ``program_scores.parquet`` and ``rankings.parquet``, one program at a time.
 
     ``gates`` says what the positive controls make of each program; without it none was tested.
+    ``beside`` are scores of the same run on other programs, whose decoys count too
+    (``program_specificity_p``).
     """
     paths = [Path(output_dir) / name for name in ("program_scores.parquet", "rankings.parquet")]
     decoys = scores.decoys.filter(evidence=Evidence.PREDICTED_SEEN.value).height
@@ -327,7 +333,7 @@ def write_rankings(
     with atomic(paths[0]) as first, atomic(paths[1]) as second:
         writers: list[pq.ParquetWriter | None] = [None, None]
         try:
-            for program_scores, rankings in rank_all(scores, settings, seed):
+            for program_scores, rankings in rank_all(scores, settings, seed, beside):
                 frames = program_scores, label(rankings, gates)
                 for i, (path, frame) in enumerate(zip((first, second), frames, strict=True)):
                     writers[i] = _append(writers[i], path, frame)

@@ -11,7 +11,7 @@ are scored beside the candidates, so that new programs have p-values as the run'
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -260,7 +260,8 @@ def rank_new(
             effects if effects.is_file() else None,
         )
     gates = write_gates(all_scores(found), controls, config.gate, paths, of_controls)
-    write_rankings(found, output / "rank", config.rank, config.seed, gates)
+    of_run = replace(found, shards=sorted((results / "score/programs").glob("*.parquet")))
+    write_rankings(found, output / "rank", config.rank, config.seed, gates, beside=[of_run])
     return overall(gates)
 
 

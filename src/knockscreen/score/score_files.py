@@ -37,9 +37,9 @@ MEASURED: dict[str, type[pl.DataType]] = dict.fromkeys(
 """Further columns of measured scores; of tables from elsewhere they are NULL."""
 TESTS = {"p_value": "replicate_p_value", "fdr": "replicate_fdr"}
 """What rankings call the test over replicates: their own p-values are against decoys."""
-BESIDE = ("specific_toward", "specific_away", "control_error", "blocks", "models")
+BESIDE = ("specific_toward", "specific_away", "random_z", "control_error", "blocks", "models")
 """Columns of a shard's scores beside those that are kept."""
-CALIBRATED = ("magnitude", "specific_toward", "specific_away", "control_error")
+CALIBRATED = ("magnitude", "specific_toward", "specific_away", "random_z", "control_error")
 """Columns that scores of stored effects (new programs) lack."""
 
 
@@ -165,6 +165,25 @@ def predicted_scores(scores: Scores, program: str) -> tuple[pl.DataFrame, pl.Dat
                 raise DataError(msg)
         parts.append(found.select(*SCORES, *BESIDE).sort("context", "target_gene_id"))
     return parts[0], parts[1]
+
+
+def decoy_standings(scores: Scores) -> pl.DataFrame:
+    """Return context, evidence and ``random_z`` of the decoys of all programs.
+
+    How far each score of a decoy stands out of those of random programs; the mean over models.
+    """
+    keys = ["context", "target_gene_id", "program"]
+    decoys = scores.decoys.select("target_gene_id", "evidence").lazy()
+    models = []
+    for shards in (scores.shards, *scores.replicates):
+        rows = pl.scan_parquet(shards).join(decoys, on="target_gene_id")
+        if "random_z" not in rows.collect_schema():
+            return pl.DataFrame(
+                schema={"context": pl.String, "evidence": pl.String, "random_z": float}
+            )
+        models.append(rows.select(*keys, "evidence", "random_z"))
+    mean = pl.concat(models).group_by(*keys, "evidence").agg(pl.col("random_z").mean())
+    return mean.sort(keys).select("context", "evidence", "random_z").collect()
 
 
 def measured_scores(scores: Scores, program: str) -> pl.DataFrame:

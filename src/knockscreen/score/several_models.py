@@ -13,7 +13,7 @@ import polars as pl
 from knockscreen.errors import DataError
 
 KEYS = ["context", "target_gene_id"]
-AVERAGED = ("score", "magnitude", "specific_toward", "specific_away")
+AVERAGED = ("score", "magnitude", "specific_toward", "specific_away", "random_z")
 
 
 def mean_over_models(models: Sequence[pl.DataFrame]) -> pl.DataFrame:

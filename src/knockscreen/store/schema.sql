@@ -293,7 +293,7 @@ comment on column rankings.evidence is 'predicted_seen, predicted_unseen or meas
 comment on column rankings.control_status is 'passed: published regulators come out in their direction; exploratory: they do not, do not rely on it; not_tested: too few of them among the knock-downs. Of this program, context and evidence: see gates';
 comment on column rankings.n_genes is 'program genes that carry the score';
 comment on column rankings.n_decoys is 'decoys that p_value was counted against';
-comment on column rankings.program_specificity_p is 'share of random programs (as many genes, of like expression, as co-expressed) that the knock-down moves as far in this direction, (b + 1) / (n + 1): is it this program? NULL if not computed';
+comment on column rankings.program_specificity_p is 'is it this program, or any genes like these? Of predicted rows: share of decoys, of all programs, whose score stands out as far in this direction of the scores of random programs (as many genes, of like expression, as co-expressed; less their mean, over their sd), (b + 1) / (n + 1). Of measured rows, and with fewer than 20 decoys: share of random programs moved as far. NULL if not computed';
 comment on column rankings.direction_p is 'share of the knock-downs of like magnitude that move the program as far in this direction, (b + 1) / (n + 1): is it this direction, or just a strong knock-down? NULL with fewer than 20 others';
 comment on column rankings.donor_concordance is 'share of the contexts pooled (donors, by default) in which the score has the sign of the pooled score; NULL for separate contexts';
 comment on column rankings.donor_sd is 'standard deviation of the score over the contexts pooled (donors, by default); NULL for separate contexts';
