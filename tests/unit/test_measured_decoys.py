@@ -10,9 +10,15 @@ from fixtures.shards import GENE_IDS, GENES, write_store
 from knockscreen.data.decoys import Decoys
 from knockscreen.score.cells import open_store
 from knockscreen.score.measured import write_measured
-from knockscreen.score.measured_decoys import control_scores, decoy_scores, draw_decoys
+from knockscreen.score.measured_decoys import (
+    control_scores,
+    decoy_scores,
+    draw_decoys,
+    random_z,
+)
 from knockscreen.score.moments import replicate_units
 from knockscreen.score.programs import program_matrix
+from knockscreen.score.random_programs import ProgramNull
 
 TABLE = pl.DataFrame(
     {"program": ["Th2"] * 3, "gene": ["GATA3", "IL4", "IFNG"], "weight": [1.0, 1.0, -1.0]}
@@ -63,6 +69,26 @@ def test_a_decoy_is_the_scaled_difference_of_its_cells_to_the_other_controls(tmp
     assert score[0, :, 0] == pytest.approx([expected, expected])  # it has no cells in donor 2
     assert n.tolist() == [[len(own), len(own)]]
     assert (error > 0).all()
+
+
+def test_a_decoy_is_compared_with_random_programs_as_a_target_is(tmp_path):
+    store = screen(tmp_path / "store")
+    cells = open_store(store)
+    context = cells.context[cells.target == 0]
+    own = np.flatnonzero((context == 0) & np.isin(np.arange(80) % 7, (1, 3)))
+    rest = np.setdiff1d(np.flatnonzero(context == 0), own)
+    values = np.log1p(cells.cp10k(cells.rows[cells.target == 0]).toarray())
+    delta = values[own].mean(axis=0) - values[rest].mean(axis=0)
+    weights = np.random.default_rng(0).normal(size=(1, 30, 4)).astype(np.float32)
+    null = ProgramNull(weights, {})
+    found = random_z(cells, Decoys(("d",), own, 0 * own), matrix(), [[0], [0, 1], [1]], null)
+    moved = weights[0] @ delta
+    expected = (WEIGHTS @ delta - moved.mean()) / moved.std()
+    assert found[0, :2, 0] == pytest.approx([expected, expected], rel=1e-5)
+    assert np.isnan(found[0, 2, 0])  # it has no cells in donor 2
+    decoys = measure(store, tmp_path, null=null)[3]
+    assert decoys["random_z"].null_count() == 0
+    assert measure(store, tmp_path)[3]["random_z"].null_count() == len(decoys)
 
 
 def test_decoys_have_the_shape_of_real_targets(tmp_path):

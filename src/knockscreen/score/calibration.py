@@ -127,7 +127,9 @@ def calibrated(
     return pl.concat(parts).sort("context", "target_gene_id") if parts else rows
 
 
-def calibrated_measured(rows: pl.DataFrame, decoys: pl.DataFrame) -> pl.DataFrame:
+def calibrated_measured(
+    rows: pl.DataFrame, decoys: pl.DataFrame, every: pl.DataFrame | None = None
+) -> pl.DataFrame:
     """Return the measured scores of one program and source with what the nulls say of them.
 
     The columns that :func:`calibrated` adds, but of the errors: measured scores have their own.
@@ -136,27 +138,31 @@ def calibrated_measured(rows: pl.DataFrame, decoys: pl.DataFrame) -> pl.DataFram
     Parameters
     ----------
     rows, decoys
-        context, score, own_error; rows also control_error, magnitude, specific_toward,
+        context, score, own_error, random_z; rows also control_error, magnitude, specific_toward,
         specific_away. A target or decoy without own_error is not counted.
+    every
+        context and random_z of the decoys of all programs; None: those of ``decoys``.
     """
+    every = decoys if every is None else every
     parts = []
     for (context,), part in rows.group_by("context", maintain_order=True):
-        null = decoys.filter(pl.col("context") == context).drop_nulls()
-        parts.append(part.with_columns(*_against(part, null.filter(pl.col("own_error") > 0))))
+        null = decoys.filter(pl.col("context") == context).drop_nulls(["score", "own_error"])
+        null = null.filter(pl.col("own_error") > 0)
+        parts.append(part.with_columns(*_against(part, null, every.filter(context=context))))
     return pl.concat(parts) if parts else rows
 
 
 def _against(
-    part: pl.DataFrame, null: pl.DataFrame, every: pl.DataFrame | None = None
+    part: pl.DataFrame, null: pl.DataFrame, every: pl.DataFrame
 ) -> list[pl.Expr | pl.Series]:
     """Return all that decoys, random programs and other knock-downs say of one family."""
     counted = pl.lit(len(null), pl.Int32).alias("n_decoys")
     return [counted, *_specificity(part, every), *_p_values(part, null)]
 
 
-def _specificity(part: pl.DataFrame, every: pl.DataFrame | None) -> list[pl.Series]:
+def _specificity(part: pl.DataFrame, every: pl.DataFrame) -> list[pl.Series]:
     """Return how far scores stand out of random programs, counted against decoys if there are."""
-    null = np.zeros(0) if every is None else _numbers(every, "random_z")
+    null = _numbers(every, "random_z")
     null = null[np.isfinite(null)]
     out = []
     for direction, sign in SIGN.items():

@@ -234,6 +234,7 @@ class _Collected:
                 "magnitude": self.beside.magnitude[x, i],
                 "specific_toward": self.beside.toward[p, x, i],
                 "specific_away": self.beside.away[p, x, i],
+                "random_z": self.beside.z[p, x, i],
             }
         )
         return frame.fill_nan(None).sort("program", "context", "target_gene_id")
@@ -322,5 +323,6 @@ def write_measured(
         names = [cells.target_gene_ids[code] for code in members]
         collected.table(programs, list(groups), names).write_parquet(scores)
         ceiling_table(collected.halves, programs.names, list(groups)).write_parquet(ceiling)
-        decoy_table(cells, programs, unit, groups, seed=seed).write_parquet(decoys)
+        table = decoy_table(cells, programs, unit, groups, seed=seed, null=null)
+        table.write_parquet(decoys)
     return paths

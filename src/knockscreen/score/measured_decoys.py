@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from knockscreen.data.decoys import Decoys, choose_decoys
 from knockscreen.names import NTC
 from knockscreen.score.cells import StoredCells
-from knockscreen.score.moments import cell_scores
+from knockscreen.score.moments import cell_scores, group_moments
 from knockscreen.score.programs import ProgramMatrix
+from knockscreen.score.random_programs import Beside, ProgramNull
 from knockscreen.score.replicates import (
     Replicates,
     judge,
@@ -49,6 +50,7 @@ DECOYS: dict[str, type[pl.DataType]] = {
     "target_gene_id": pl.String,
     "score": pl.Float64,
     "own_error": pl.Float64,
+    "random_z": pl.Float64,
     "n_cells": pl.Int32,
 }
 
@@ -220,6 +222,36 @@ def alike_in_cells(cells: StoredCells, n: Ints, groups: dict[str, list[int]]) ->
     return fit
 
 
+def random_z(
+    cells: StoredCells,
+    decoys: Decoys,
+    programs: ProgramMatrix,
+    groups: Sequence[Sequence[int]],
+    null: ProgramNull | None,
+) -> Floats:
+    """Return how far scores of decoys stand out of those of random programs (P, X, J).
+
+    NaN without random programs, and where a decoy has no cells. ``groups`` as
+    :func:`decoy_scores`.
+    """
+    control = np.flatnonzero(cells.target == 0)
+    c, weights = len(cells.contexts), programs.without(-1)[0]
+    every = group_moments(cells, cells.rows[control], cells.context[control], c)
+    beside = Beside.empty(len(programs.names), len(groups), len(decoys.ids))
+    for j in range(len(decoys.ids)):
+        rows = control[decoys.rows[decoys.number == j]]
+        own = group_moments(cells, cells.rows[rows], cells.context[rows], c)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            scale = np.sqrt(every.n / (every.n - own.n))  # own less rest, to own less all
+        delta = (own.mean - every.mean) * scale[:, None]
+        there = [[c for c in members if own.n[c] > 0] for members in groups]
+        delta = np.stack(
+            [delta[k].mean(axis=0) if k else np.full(delta.shape[1], np.nan) for k in there]
+        )
+        beside.add(j, delta, weights @ delta.T, null)
+    return beside.z
+
+
 def decoy_table(
     cells: StoredCells,
     programs: ProgramMatrix,
@@ -227,6 +259,7 @@ def decoy_table(
     groups: dict[str, list[int]],
     *,
     seed: int,
+    null: ProgramNull | None = None,
 ) -> pl.DataFrame:
     """Return the scores of as many measured decoys as the store has decoys, as :data:`DECOYS`."""
     decoys = draw_decoys(cells, unit, n=cells.n_decoys, seed=seed)
@@ -235,6 +268,7 @@ def decoy_table(
     control = control_scores(cells, programs, unit)
     score, error, n = decoy_scores(control, decoys, list(groups.values()))
     n[:, ~alike_in_cells(cells, n, groups)] = 0
+    z = random_z(cells, decoys, programs, list(groups.values()), null)
     j, x, p = np.nonzero(np.repeat(n[:, :, None] > 0, score.shape[2], axis=2))
     frame = pl.DataFrame(
         {
@@ -243,6 +277,7 @@ def decoy_table(
             "target_gene_id": np.array(decoys.ids)[j],
             "score": score[j, x, p],
             "own_error": error[j, x, p],
+            "random_z": z[p, x, j],
             "n_cells": n[j, x],
         }
     )

@@ -257,18 +257,25 @@ def all_scores(scores: Scores) -> Iterator[tuple[str, pl.DataFrame]]:
 
 
 def rank_program(
-    scores: Scores, program: str, settings: RankConfig, seed: int, standings: pl.DataFrame
+    scores: Scores,
+    program: str,
+    settings: RankConfig,
+    seed: int,
+    nulls: tuple[pl.DataFrame, pl.DataFrame],
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the score rows and the ranking rows of one program, predicted before measured."""
+    """Return the score rows and the ranking rows of one program, predicted before measured.
+
+    ``nulls`` are the decoys of all programs, predicted (:func:`decoy_standings`) and measured.
+    """
     predicted, decoys = predicted_scores(scores, program)
-    predicted = over_contexts(calibrated(predicted, decoys, standings))
+    predicted = over_contexts(calibrated(predicted, decoys, nulls[0]))
     measured = measured_scores(scores, program)
     if not measured.is_empty():
-        null = measured_decoys(scores, program)
         parts = []
         for own in measured.partition_by("source", maintain_order=True):
             of_run = own["source"].null_count() == len(own)
-            tested = calibrated_measured(own, null if of_run else null.clear())
+            every = nulls[1] if of_run else nulls[1].clear()
+            tested = calibrated_measured(own, every.filter(program=program), every)
             parts.append(over_contexts(tested))
         measured = pl.concat(parts)
     contexts = sorted({*predicted["context"], *measured["context"]})
@@ -296,8 +303,9 @@ def rank_all(
 ) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
     """Yield score rows and ranking rows of one program after another, in order of their names."""
     standings = pl.concat([decoy_standings(part) for part in (scores, *beside)])
+    nulls = standings, measured_decoys(scores)
     for program in program_names(scores):
-        yield rank_program(scores, program, settings, seed, standings)
+        yield rank_program(scores, program, settings, seed, nulls)
 
 
 def _append(writer: pq.ParquetWriter | None, path: Path, frame: pl.DataFrame) -> pq.ParquetWriter:

@@ -31,7 +31,7 @@ SCORES: dict[str, type[pl.DataType]] = {
 }
 MEASURED: dict[str, type[pl.DataType]] = dict.fromkeys(
     ("replicate_p_value", "replicate_fdr", "own_error", "control_error", "guide_concordance",
-     "specific_toward", "specific_away"),
+     "specific_toward", "specific_away", "random_z"),
     pl.Float64,
 )  # fmt: skip
 """Further columns of measured scores; of tables from elsewhere they are NULL."""
@@ -208,10 +208,13 @@ def measured_scores(scores: Scores, program: str) -> pl.DataFrame:
     return pl.concat(frames).sort("context", "source", "target_gene_id")
 
 
-def measured_decoys(scores: Scores, program: str) -> pl.DataFrame:
-    """Return the scores of one program's measured decoys, with their ``own_error``."""
+def measured_decoys(scores: Scores) -> pl.DataFrame:
+    """Return the scores of the measured decoys of all programs, with their ``own_error``."""
+    schema = dict.fromkeys(("program", "context"), pl.String) | dict.fromkeys(
+        ("score", "own_error", "random_z"), pl.Float64
+    )
     if scores.measured_decoys is None:
-        schema = {"context": pl.String(), "score": pl.Float64(), "own_error": pl.Float64()}
         return pl.DataFrame(schema=schema)
-    rows = pl.scan_parquet(scores.measured_decoys).filter(pl.col("program") == program)
-    return rows.select("context", "score", "own_error").collect()
+    rows = pl.scan_parquet(scores.measured_decoys)
+    missing = [pl.lit(None, pl.Float64).alias(n) for n in schema if n not in rows.collect_schema()]
+    return rows.with_columns(missing).select(*schema).collect()
