@@ -11,9 +11,9 @@ T targets of one program, context and kind of evidence, J decoys of that kind.
 - Measured scores have decoys that are measured (:mod:`knockscreen.score.measured_decoys`), and are
   counted in units of their own error, as real cells are not denoised.
 - Whether it is this program, or any genes like these, is asked by its score among those of random
-  programs (:mod:`.random_programs`): their mean taken off, in units of their sd. What denoising
-  leaves lies along few axes, of which a program has more or less, so that inert knock-downs stand
-  out of random programs too often; hence decoys say how far is far, those of all programs together.
+  programs (:mod:`.random_programs`): their mean taken off, in units of their sd. Noise lies along
+  few axes, of which a program has more or less, so that inert knock-downs stand out of random
+  programs too often; hence decoys say how far is far, those of all programs together.
 - :func:`direction_p_value` asks whether a knock-down moves the program more than others of its
   size do: is it this direction, or just a strong knock-down?
 """
