@@ -137,7 +137,24 @@ def test_knockdowns_without_controls_of_their_own_fail_where_all_together_fail()
         gates = gate.gate_program("A", signed, some, SETTINGS)[1]
         found = dict(gates.select("evidence", "control_status").iter_rows())
         assert found["predicted_unseen"] == found["predicted_seen"] == expected
-        assert found["predicted"] == {1: "exploratory", -1: "passed"}[sign]
+        assert found["predicted"] == expected
+
+
+@pytest.mark.parametrize("seen", ["passed", "exploratory", "not_tested", None])
+def test_knockdowns_never_trained_on_pass_only_where_trained_ones_do(seen):
+    rows = [("predicted_unseen", "passed"), ("predicted", "passed"), ("measured", "passed")]
+    rows += [("predicted_seen", seen)] if seen else []
+    gates = [
+        {"program": "A", "context": "all", "evidence": evidence, "control_status": status,
+         "control_reason": f"of {evidence}"}
+        for evidence, status in rows
+    ]  # fmt: skip
+    judged = verdicts.over_contexts(pl.DataFrame(gates, schema=verdicts.GATES))
+    found = dict(judged.select("evidence", "control_status").iter_rows())
+    assert found["measured"] == "passed"
+    assert found["predicted_unseen"] == found["predicted"] == (seen or "not_tested")
+    reason = judged.filter(evidence="predicted_unseen")["control_reason"].item()
+    assert ("trained on" in reason) == (seen != "passed")
 
 
 def test_rows_take_the_status_of_their_own_evidence_and_context():
