@@ -46,7 +46,7 @@ def cell_sums(counts: Any, chosen: Any, total: Any, of_chosen: Any) -> None:
     data, indices, indptr = counts
     any_chosen = np.any(chosen)
     for row in range(len(indptr) - 1):
-        everything = 0
+        everything = np.int64(0)
         for value in data[indptr[row] : indptr[row + 1]]:
             everything += np.int32(value)
         total[row] += everything
