@@ -69,7 +69,7 @@ def digest(path: Path | str) -> str:
     """Return a checksum of a file, or of all files in a folder: ``xxh3:`` and 16 hex digits.
 
     It tells files apart, and is no proof against who wants to deceive. Bare digits in manifests of
-    older versions are the first half of a SHA-256.
+    older versions are the first 16 of a SHA-256.
     """
     import xxhash  # here, so that reading a model does not need it
 
