@@ -40,6 +40,23 @@ def test_counts_are_the_same_in_every_layout_and_chunk_size(tmp_path, layout, ro
     assert (read_all(write(adata, tmp_path / "a.h5ad"), rows=rows) == expected).all()
 
 
+def test_what_is_mended_in_one_chunk_is_not_left_for_the_next(tmp_path):
+    rng = np.random.default_rng()
+    adata = small_screen()
+    adata.X = sparse.csr_matrix(rng.poisson(0.7, adata.shape).astype(np.float32))
+    expected = adata.X.toarray()
+    for row in rng.choice(adata.n_obs, 10, replace=False):  # genes in no order, a stored zero
+        mine = slice(*adata.X.indptr[row : row + 2])
+        adata.X.indices[mine], adata.X.data[mine] = (
+            adata.X.indices[mine][::-1].copy(), adata.X.data[mine][::-1].copy(),
+        )  # fmt: skip
+        if mine.stop > mine.start:
+            expected[row, adata.X.indices[mine.start]] = adata.X.data[mine.start] = 0
+    path = write(adata, tmp_path / "a.h5ad")
+    for rows in (1, 4, 1000):
+        assert (read_all(path, rows=rows) == expected).all()
+
+
 def test_a_chunk_holds_no_more_values_than_asked_for_unless_one_row_does(tmp_path):
     with opened(write(small_screen(), tmp_path / "a.h5ad")) as inputs:
         sizes = [c.stop - c.start for c in inputs.files[0].chunks(rows=100, values=9)]

@@ -75,6 +75,22 @@ def test_shares_that_are_not_whole_hold_on_average_and_leave_one_to_train():
     assert set(split(one, test=0.5, validation=0.4)) == {"train"}
 
 
+def test_the_lowest_lots_of_a_target_and_context_test_and_the_next_validate():
+    rng = np.random.default_rng()
+    cells = screen(40)[np.sort(rng.choice(480, 300, replace=False))]
+    lot = rng.integers(0, 50, 300) / 50  # some are equal
+    found = split(cells, lot, test=0.23, validation=0.31).to_numpy()
+    for target, context in cells.select("target_gene_id", "context").unique().iter_rows():
+        mine = (cells["target_gene_id"] == target) & (cells["context"] == context)
+        rows = np.flatnonzero(mine.to_numpy())
+        names = found[rows[np.argsort(lot[rows], kind="stable")]].tolist()
+        n, n_test, n_validation = len(rows), names.count("test"), names.count("validation")
+        assert abs(n_test - 0.23 * n) < 1
+        assert abs(n_test + n_validation - 0.54 * n) < 1
+        expected = ["test"] * n_test + ["validation"] * n_validation
+        assert names == expected + ["train"] * (n - len(expected))
+
+
 def test_the_split_follows_the_cells_when_they_are_shuffled():
     cells = screen()
     lot = lots(1, "a.h5ad", np.arange(cells.height))

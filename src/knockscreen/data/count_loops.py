@@ -2,7 +2,8 @@
 
 n cells, G genes, v stored values. ``counts`` is the CSR triple data (v,), indices (v,) and
 indptr (n + 1,). Each goes over the values once and adds to what it is given, in the order of the
-cells, so that sums do not depend on the chunks.
+cells, so that sums do not depend on the chunks. A gene that :func:`faults` let pass is no negative
+number: as an unsigned one it is looked up without asking whether it counts from the end.
 """
 
 from typing import Any
@@ -45,9 +46,9 @@ def cell_sums(counts: Any, chosen: Any, total: Any, of_chosen: Any) -> None:
     data, indices, indptr = counts
     any_chosen = np.any(chosen)
     for row in range(len(indptr) - 1):
-        everything = 0
-        for k in range(indptr[row], indptr[row + 1]):
-            everything += int(data[k])
+        everything = np.int64(0)
+        for value in data[indptr[row] : indptr[row + 1]]:
+            everything += np.int32(value)
         total[row] += everything
         if any_chosen:
             for k in range(indptr[row], indptr[row + 1]):
@@ -76,9 +77,11 @@ def gene_sums(counts: Any, kept: Any, n: Any, total: Any) -> None:
     data, indices, indptr = counts
     for row in range(len(indptr) - 1):
         if kept[row]:
-            for k in range(indptr[row], indptr[row + 1]):
-                n[indices[k]] += 1
-                total[indices[k]] += data[k]
+            mine = slice(indptr[row], indptr[row + 1])
+            genes, values = indices[mine], data[mine]
+            for k in range(len(genes)):
+                n[np.uint32(genes[k])] += 1
+                total[np.uint32(genes[k])] += values[k]
 
 
 def scaled_sums(counts: Any, cells: Any, sums: Any, seen_other: Any) -> int:
@@ -93,19 +96,21 @@ def scaled_sums(counts: Any, cells: Any, sums: Any, seen_other: Any) -> int:
     x, xx, seen = sums
     highest = 0
     for row in range(len(indptr) - 1):
-        b, start, stop = batch[row], indptr[row], indptr[row + 1]
         if kept[row]:
-            for value in data[start:stop]:
+            b, mine = batch[row], slice(indptr[row], indptr[row + 1])
+            genes, values = indices[mine], data[mine]
+            for value in values:
                 highest = max(highest, int(value))
             if b < 0:
-                for k in range(start, stop):
-                    seen_other[indices[k]] += 1
+                for gene in genes:
+                    seen_other[np.uint32(gene)] += 1
             else:
-                for k in range(start, stop):
-                    gene, scaled = indices[k], data[k] / library[row] * 1e4
-                    x[b, gene] += scaled
-                    xx[b, gene] += scaled * scaled
-                    seen[b, gene] += 1
+                x_b, xx_b, seen_b = x[b], xx[b], seen[b]
+                for k in range(len(genes)):
+                    gene, scaled = np.uint32(genes[k]), values[k] / library[row] * 1e4
+                    x_b[gene] += scaled
+                    xx_b[gene] += scaled * scaled
+                    seen_b[gene] += 1
     return highest
 
 
@@ -123,7 +128,7 @@ def panel_values(counts: Any, kept: Any, column: Any, out: Any) -> int:
         first = used
         if kept[row]:
             for k in range(indptr[row], indptr[row + 1]):
-                place = column[indices[k]]
+                place = column[np.uint32(indices[k])]
                 places[used] = place
                 values[used] = data[k]
                 used += place >= 0

@@ -7,6 +7,7 @@ canonical CSR, its columns in the gene order of the first file; anything else is
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,12 +31,14 @@ from knockscreen.data.count_loops import (
 from knockscreen.data.h5ad import (
     column_names,
     damaged,
+    n_rows,
     open_h5ad,
     read_column,
     says_generated,
     says_log1p,
     says_simulated,
 )
+from knockscreen.data.kept_values import KeptValues
 from knockscreen.data.presets import INDEX
 from knockscreen.data.vocab import Genes, column_order, read_genes
 from knockscreen.errors import DataError, suggest
@@ -78,12 +81,16 @@ class CountsFile:
         with damaged(path):
             self._node = self._matrix(data.layer)
             self.obs_columns = column_names(handle["obs"])
-            self.barcodes = read_column(handle["obs"], INDEX).cast(pl.String)
+            self.n_cells = n_rows(handle["obs"])
             self.genes = read_genes(handle["var"], data.columns, file=path)
-        self.n_cells = len(self.barcodes)
         self.simulated = says_simulated(handle)
         self.order: NDArray[np.int64] | None = None
         self._check_shape()
+
+    @cached_property
+    def barcodes(self) -> pl.Series:
+        """The name of each cell, as text."""
+        return self.column(INDEX).cast(pl.String)
 
     def _matrix(self, layer: str | None) -> Any:
         where = "X" if layer is None else f"layers/{layer}"
@@ -131,6 +138,8 @@ class CountsFile:
 
     def chunks(self, rows: int = CHUNK_ROWS, values: int = CHUNK_VALUES) -> Iterator[Chunk]:
         """Yield all cells in order, checked, in chunks of at most ``rows`` cells.
+
+        A chunk's counts hold until the next is asked for, which may be read into their place.
 
         Raises
         ------
@@ -183,16 +192,16 @@ class CountsFile:
                 "is damaged."
             )
             raise DataError(msg)
+        data, indices = KeptValues(self._node["data"]), KeptValues(self._node["indices"])
         start = 0
         while start < self.n_cells:
             fits = int(np.searchsorted(indptr, indptr[start] + values, side="right")) - 1
             stop = min(max(fits, start + 1), start + rows, self.n_cells)
             lo, hi = int(indptr[start]), int(indptr[stop])
-            data = _as_float(self._node["data"][lo:hi])
-            indices = self._node["indices"][lo:hi]
             pointers = (indptr[start : stop + 1] - lo).astype(np.int32)
+            parts = (_as_float(data.read(lo, hi)), indices.read(lo, hi), pointers)
             shape = (stop - start, len(self.genes))
-            yield start, stop, sparse.csr_matrix((data, indices, pointers), shape=shape)
+            yield start, stop, sparse.csr_matrix(parts, shape=shape)
             start = stop
 
     def _from_csc(self, rows: int, values: int) -> Iterator[tuple[int, int, sparse.csr_matrix]]:

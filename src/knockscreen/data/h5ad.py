@@ -83,6 +83,12 @@ def index_name(frame: h5py.Group) -> str:
     return str(frame.attrs.get("_index", "_index"))
 
 
+def n_rows(frame: h5py.Group) -> int:
+    """Return how many cells or genes ``obs`` or ``var`` names."""
+    index = frame[index_name(frame)]
+    return len(read_column(frame, INDEX) if isinstance(index, h5py.Group) else index)
+
+
 def read_column(frame: h5py.Group, name: str) -> pl.Series:
     """Return one column of ``obs`` or ``var``; missing values are null.
 

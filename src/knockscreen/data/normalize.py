@@ -177,12 +177,10 @@ def _kept_cells(qc_dir: Path, inputs: Inputs, settings: NormalizeStage) -> KeptC
         )
         raise DataError(msg)
     text = ["target_gene", "target_gene_id", "guide_id", "context", "replicate", *factors]
-    numbers = ["file", "row", "barcode", "is_control", "library_size"]
-    frame = (
-        table.filter(pl.col("status") == "kept")
-        .select(*numbers, pl.col(text).cast(pl.Categorical))
-        .collect()
-    )
+    columns = [pl.col("file", "row", "barcode", "is_control", "library_size")]
+    columns += [pl.col(name).cast(pl.Categorical) for name in text]  # one text at a time in memory
+    kept = table.filter(pl.col("status") == "kept")
+    frame = pl.concat([kept.select(c).collect() for c in columns], how="horizontal")
     files = frame["file"].to_numpy()
     rows = frame["row"].to_numpy()
     starts = np.cumsum([0, *(file.n_cells for file in inputs.files)])

@@ -42,10 +42,9 @@ class GeneSums:
 
     @classmethod
     def zeros(cls, batches: int, genes: int) -> "GeneSums":
-        """Return empty sums."""
-        shape = (batches, genes)
-        sums = (np.zeros(batches), np.zeros(shape), np.zeros(shape), np.zeros(shape))
-        return cls(*sums, np.zeros(genes, dtype=np.int64))
+        """Return empty sums; the three of a gene lie side by side, where one look finds all."""
+        x, xx, seen = np.moveaxis(np.zeros((batches, genes, 3)), -1, 0)
+        return cls(np.zeros(batches), x, xx, seen, np.zeros(genes, dtype=np.int64))
 
     def add(
         self,

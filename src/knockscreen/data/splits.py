@@ -148,31 +148,28 @@ def _by_cell(
     that the shares hold over all of them.
     """
     key = ["target_gene_id", "context"]
-    frame = cells.select(pl.col(key)).with_columns(pl.Series("lot", lot))
-    groups = (
-        frame.select(key).unique().with_columns(pl.col(key).cast(pl.String).name.suffix("_text"))
+    groups = cells.select(key).unique()
+    luck = np.array(
+        [
+            _hash(settings.seed, "rounding", target, context) / float(1 << 64)
+            for target, context in groups.select(pl.col(key).cast(pl.String)).iter_rows()
+        ]
     )
-    luck = [
-        _hash(settings.seed, "rounding", t, c) / float(1 << 64)
-        for t, c in groups.select(pl.col("^.*_text$")).iter_rows()
-    ]
-    groups = groups.select(key).with_columns(pl.Series("luck", luck, dtype=pl.Float64))
-    frame = frame.join(groups, on=key, how="left", maintain_order="left").select(
-        n=pl.len().over(key), rank=(pl.col("lot").rank("ordinal") - 1).over(key), luck="luck"
+    coded = groups.with_columns(pl.int_range(pl.len(), dtype=pl.Int32).alias("group"))
+    joined = cells.select(key).join(coded, on=key, how="left", maintain_order="left")
+    group = joined["group"].to_numpy()
+    n = np.bincount(group)
+    n_test = np.minimum(np.floor(n * settings.test + luck), n - 1)
+    n_both = np.minimum(np.floor(n * (settings.test + settings.validation) + luck), n - 1)
+    order = np.lexsort((lot, group))
+    sorted_group = group[order]
+    rank = np.arange(len(order)) - (np.cumsum(n) - n)[sorted_group]
+    codes = np.empty(len(order), dtype=np.int8)
+    codes[order] = np.select(
+        [rank < n_test[sorted_group], rank < n_both[sorted_group]],
+        [SPLITS.index(Split.TEST), SPLITS.index(Split.VALIDATION)],
+        SPLITS.index(Split.TRAIN),
     )
-    most = pl.col("n") - 1
-    n_test = pl.min_horizontal((pl.col("n") * settings.test + pl.col("luck")).floor(), most)
-    n_both = pl.min_horizontal(
-        (pl.col("n") * (settings.test + settings.validation) + pl.col("luck")).floor(), most
-    )
-    code = (
-        pl.when(pl.col("rank") < n_test)
-        .then(SPLITS.index(Split.TEST))
-        .when(pl.col("rank") < n_both)
-        .then(SPLITS.index(Split.VALIDATION))
-        .otherwise(SPLITS.index(Split.TRAIN))
-    )
-    codes: NDArray[np.int8] = frame.select(code.cast(pl.Int8)).to_series().to_numpy().copy()
     return codes
 
 

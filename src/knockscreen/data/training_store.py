@@ -66,7 +66,7 @@ class StoreWriter:
         folder.mkdir()
         self._folder = folder
         self._header = header
-        self._column = np.full(n_genes, -1)
+        self._column = np.full(n_genes, -1, dtype=np.int32)
         self._column[header.panel] = np.arange(len(header.panel))
         self._index_type = np.uint16 if len(header.panel) <= LARGEST_U16 else np.uint32
         self._count_type = np.uint16 if highest <= LARGEST_U16 else np.uint32
@@ -89,8 +89,8 @@ class StoreWriter:
         rows = slice(self._rows + 1, self._rows + 1 + int(kept.sum()))
         self._indptr[rows] = self._indptr[self._rows] + np.cumsum(lengths[kept])
         self._rows = rows.stop - 1
-        self._indices.write(places[:used].tobytes())
-        self._counts.write(values[:used].tobytes())
+        self._indices.write(places[:used].data)
+        self._counts.write(values[:used].data)
 
     def finish(self) -> None:
         """Write what is left and close."""
