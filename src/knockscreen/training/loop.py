@@ -148,12 +148,14 @@ class Trainer(Generic[M]):
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.ema = {n: p.detach().clone() for n, p in self.parameters.items()}
         self.best = {n: p.clone() for n, p in self.ema.items()}
+        on_gpu = self.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(),
             lr=settings.learning_rate,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
-            foreach=True,
+            foreach=not on_gpu,
+            fused=on_gpu,
         )
         self.progress = Progress()
         wanted = settings.precision
