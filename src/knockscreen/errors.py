@@ -1,7 +1,7 @@
 """The errors a user can cause. Each is one sentence: what was found, where, what to do."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class ScreenError(Exception):
@@ -39,6 +39,16 @@ def nearest(name: str, known: Iterable[str], n: int = 5) -> list[str]:
     return [by_lower[h] for h in hits]
 
 
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """Return the first names, and how many more there are.
+
+    >>> some_of(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return ``"; nearest: a, b"`` for an unknown name, or what is available if nothing is near."""
     known = [str(k) for k in known]
@@ -47,5 +57,4 @@ def suggest(name: str, known: Iterable[str]) -> str:
         return f"; nearest: {', '.join(hits)}"
     if not known:
         return "; there are none"
-    more = f" and {len(known) - 5} more" if len(known) > 5 else ""
-    return f"; available: {', '.join(known[:5])}{more}"
+    return f"; available: {some_of(known)}"

@@ -67,6 +67,15 @@ def without_version(name: str) -> str:
     return re.sub(VERSIONED, r"\1", name)
 
 
+def plain_gene(name: str) -> str:
+    """Return a gene's name as names are compared where none is the same: see :data:`VERSIONED`.
+
+    >>> plain_gene("foxp3"), plain_gene("ENSG00000049768.16")
+    ('FOXP3', 'ENSG00000049768')
+    """
+    return without_version(name).upper()
+
+
 def is_decoy(target_id: str) -> bool:
     """Return whether an id names a decoy, of either kind."""
     return target_id.startswith(DECOY)

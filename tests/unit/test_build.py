@@ -232,12 +232,12 @@ def test_a_call_against_its_own_sign_says_so(
 
 def test_genes_of_programs_are_those_that_scoring_finds_also_where_ids_have_versions() -> None:
     ids, symbols = ["ENSG1.5", "ENSG2.1", "ENSG3"], ["A", "B", "C"]
-    names = ["ENSG1.5", "ENSG1", "B", "ENSG3.2", "NONE"]
+    names = ["ENSG1.5", "ENSG1", "B", "ENSG3.2", "c", "NONE"]
     given = pl.DataFrame({"program": names, "gene": names, "weight": 1.0})
     scored = program_matrix(given, ids, symbols)
     panel = pl.DataFrame({"gene_id": ids, "gene": symbols, "gene_key": [0, 1, 2], "in_panel": True})
     found = program_genes(given, panel).filter("in_panel")
-    assert found["program"].to_list() == list(scored.names) == ["ENSG1.5", "B", "ENSG3.2"]
+    assert found["program"].to_list() == list(scored.names) == names[:-1]
     assert found["gene_key"].to_list() == scored.weights.argmax(axis=1).tolist()
 
 

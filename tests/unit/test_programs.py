@@ -57,7 +57,21 @@ def test_symbols_and_ensembl_ids_with_or_without_version_match():
     )
     assert found.weights.tolist() == [[1, -1, 0, 2]]
     assert found.n_genes.tolist() == [3]
+    assert found.missing == {"A": ["NO"]}
     assert found.columns.tolist() == [0, 1, 3]
+
+
+def test_case_and_version_do_not_matter_where_no_name_is_the_same():
+    genes = (["ENSG1.4", "ENSG2.1", "ENSG3.2", "ENSG4.9"], ["GATA3", "C1orf1", "Il4", "IL4"])
+    rows = [("A", "gata3", 1.0), ("A", "ENSG2", 1.0), ("A", "IL4", 1.0), ("A", "il4", 1.0)]
+    table = pl.DataFrame(rows, schema=["program", "gene", "weight"], orient="row")
+    found = program_matrix(table, *genes)
+    assert found.weights.tolist() == [[1, 1, 0, 1]]  # il4 could be either of two
+    upper = table.head(1).with_columns(gene=pl.lit("C1ORF1"))
+    assert program_matrix(upper, *genes).weights.tolist() == [[0, 1, 0, 0]]
+    x = table.head(1).with_columns(gene=pl.lit("x"))
+    with pytest.raises(DataError, match="no program has 1 genes"):
+        program_matrix(x, ["ENSG1", "ENSG2"], ["X", "X"])
 
 
 def test_one_gene_by_symbol_and_by_id_is_refused():

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from knockscreen.artifacts import read_json
 from knockscreen.config import ProgramsConfig
 from knockscreen.errors import DataError, UnknownNameError, suggest
+from knockscreen.names import plain_gene
 from knockscreen.score.program_files import all_programs
 from knockscreen.stopping import scoring_weights
 
@@ -39,6 +40,8 @@ class ProgramMatrix:
     weights: Floats  # (P, G)
     gene_ids: tuple[str, ...]
     dropped: dict[str, tuple[int, int]] = field(default_factory=dict)
+    missing: dict[str, list[str]] = field(default_factory=dict)
+    """Genes of each program, kept or dropped, that are not on the panel."""
 
     @property
     def n_genes(self) -> NDArray[np.int64]:
@@ -82,38 +85,41 @@ def _select(table: pl.DataFrame, names: Sequence[str]) -> list[str]:
 
 
 class _GeneIndex:
-    """Finds panel columns by Ensembl id (with or without version) or by symbol."""
+    """Finds panel columns by Ensembl id or symbol; else whatever its version or case."""
 
     def __init__(self, gene_ids: Sequence[str], genes: Sequence[str]) -> None:
-        self.by_id = {gene_id: i for i, gene_id in enumerate(gene_ids)}
-        self.by_symbol = {gene: i for i, gene in enumerate(genes)}
-        self.ambiguous = {gene for gene, n in Counter(genes).items() if n > 1}
+        self.by_name = dict(zip(genes, range(len(genes)), strict=True))
+        self.by_name |= dict(zip(gene_ids, range(len(genes)), strict=True))
+        self.ambiguous = {gene for gene, n in Counter(genes).items() if n > 1} - set(gene_ids)
+        plain: dict[str, set[int]] = {}
+        for name, column in zip([*genes, *gene_ids], [*range(len(genes))] * 2, strict=True):
+            plain.setdefault(plain_gene(name), set()).add(column)
+        self.plain = {name: min(found) for name, found in plain.items() if len(found) == 1}
 
     def find(self, gene: str) -> int | None:
-        if gene in self.by_id:
-            return self.by_id[gene]
         if gene in self.ambiguous:
             msg = f"program gene {gene} names several genes of the panel; give its Ensembl id."
             raise DataError(msg)
-        if gene in self.by_symbol:
-            return self.by_symbol[gene]
-        return self.by_id.get(gene.split(".", maxsplit=1)[0]) if gene.startswith("ENS") else None
+        column = self.by_name.get(gene)
+        return self.plain.get(plain_gene(gene)) if column is None else column
 
 
-def _match(rows: pl.DataFrame, index: _GeneIndex, n_genes: int) -> Floats:
-    """Return the panel weights of one program, shape (G,)."""
+def _match(rows: pl.DataFrame, index: _GeneIndex, n_genes: int) -> tuple[Floats, list[str]]:
+    """Return the panel weights (G,) of one program, and its genes that are not on the panel."""
+    missing = []
     weights = np.zeros(n_genes)
     matched: dict[int, str] = {}
     for program, gene, weight in rows.select("program", "gene", "weight").iter_rows():
         column = index.find(gene)
         if column is None:
+            missing.append(gene)
             continue
         if column in matched:
             msg = f"program {program} names one gene twice, as {matched[column]} and {gene}."
             raise DataError(msg)
         matched[column] = gene
         weights[column] = weight
-    return weights
+    return weights, missing
 
 
 def program_matrix(
@@ -145,9 +151,10 @@ def program_matrix(
     index = _GeneIndex(gene_ids, genes)
     kept: dict[str, Floats] = {}
     dropped: dict[str, tuple[int, int]] = {}
+    missing: dict[str, list[str]] = {}
     for name in _select(table, names):
         rows = table.filter(pl.col("program") == name)
-        weights = _match(rows, index, len(gene_ids))
+        weights, missing[name] = _match(rows, index, len(gene_ids))
         n_matched = int(np.count_nonzero(weights))
         if n_matched == 0 and name in names:
             msg = (
@@ -168,7 +175,8 @@ def program_matrix(
             "programs.min_genes or use other programs."
         )
         raise DataError(msg)
-    return ProgramMatrix(tuple(kept), np.stack(list(kept.values())), tuple(gene_ids), dropped)
+    weights = np.stack(list(kept.values()))
+    return ProgramMatrix(tuple(kept), weights, tuple(gene_ids), dropped, missing)
 
 
 def load_programs(settings: ProgramsConfig, store: Path | str) -> ProgramMatrix:

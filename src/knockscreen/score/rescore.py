@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from knockscreen.artifacts import atomic, read_json
 from knockscreen.config import GateConfig, NonNegative, ProgramsConfig, RankConfig, Section
-from knockscreen.errors import DataError
+from knockscreen.errors import DataError, some_of
 from knockscreen.names import own_gene_id, parse_context
 from knockscreen.score.gate import effects_of_controls, read_controls, write_gates
 from knockscreen.score.programs import ProgramMatrix, program_matrix
@@ -224,7 +224,11 @@ def rescore_run(
     programs = program_matrix(table, gene_ids, genes, min_genes=config.programs.min_genes)
     for name, n_genes in zip(programs.names, programs.n_genes, strict=True):
         total = table.filter(pl.col("program") == name).height
-        log.info("%s: %d of its %d genes are on the panel", name, n_genes, total)
+        lacks = some_of(programs.missing[name])
+        log.info(
+            "%s: %d of its %d genes are on the panel%s", name, n_genes, total,
+            f", without {lacks}" if lacks else "",
+        )  # fmt: skip
     for name, (n, total) in programs.dropped.items():
         log.warning("%s is left out: %d of its %d genes are on the panel", name, n, total)
     null = None

@@ -24,6 +24,7 @@ from knockscreen.score.published import (
     numbers,
     read_published,
 )
+from knockscreen.score.text_tables import plain_names
 
 log = logging.getLogger(__name__)
 
@@ -127,15 +128,16 @@ def _sizes(here: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
 
 
 def join_by_gene(screen: pl.DataFrame, values: pl.DataFrame, name: str) -> pl.DataFrame:
-    """Return the genes of a screen that have a value, by Ensembl id or by symbol."""
+    """Return the genes of a screen that have a value, by Ensembl id or symbol in any case."""
     keyed = pl.concat(
         [
-            values.select(gene=pl.col(key), **{name: pl.col("value")})
+            values.select(key=plain_names(key), **{name: pl.col("value")})
             for key in ("target_gene_id", "target_gene")
         ]
     )
-    keyed = keyed.drop_nulls().unique("gene", keep="first", maintain_order=True)
-    return screen.join(keyed, on="gene", how="inner", maintain_order="left")
+    keyed = keyed.drop_nulls().unique("key", keep="first", maintain_order=True)
+    found = screen.with_columns(key=plain_names("gene"))
+    return found.join(keyed, on="key", how="inner", maintain_order="left").drop("key")
 
 
 def compare_with_screen(

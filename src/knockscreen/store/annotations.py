@@ -13,8 +13,8 @@ import polars as pl
 
 from knockscreen.config import AnnotationsConfig
 from knockscreen.errors import DataError, suggest
-from knockscreen.names import GENE, GENE_ID, TARGET_GENE, TARGET_GENE_ID, VERSIONED
-from knockscreen.score.text_tables import missing_column, read_text_table
+from knockscreen.names import GENE, GENE_ID, TARGET_GENE, TARGET_GENE_ID
+from knockscreen.score.text_tables import missing_column, plain_names, read_text_table
 from knockscreen.store.tables import json_text
 
 GENES = ("gene", "gene_id", "symbol", "gene_name", "target_gene", "target_gene_id")
@@ -40,8 +40,7 @@ def read_annotations(path: Path | str) -> pl.DataFrame:
     if not columns:
         msg = f"annotation file '{path}' has genes and no other column; add what is to be shown."
         raise DataError(msg)
-    key = pl.col(gene).str.strip_chars().str.replace(VERSIONED, "$1")
-    table = table.with_columns(key.str.to_uppercase().alias(KEY))
+    table = table.with_columns(plain_names(gene).alias(KEY))
     twice = table.filter(pl.col(KEY).is_duplicated())
     if not twice.is_empty():
         msg = f"gene {twice[gene][0]} stands twice in annotation file '{path}'; keep one row."
@@ -116,11 +115,11 @@ def annotate(
 
 def _matched(ids: pl.Series, symbols: pl.Series, table: pl.DataFrame) -> pl.DataFrame:
     """Return the row of the table for each gene, by id, else by symbol; NULL without one."""
-    key = ids.str.replace(VERSIONED, "$1").str.to_uppercase()
-    key = key.zip_with(key.is_in(table[KEY].implode()), symbols.str.to_uppercase())
-    return (
-        key.alias(KEY).to_frame().join(table, on=KEY, how="left", maintain_order="left").drop(KEY)
-    )
+    genes = pl.DataFrame({"id": ids, "symbol": symbols})
+    by_id = plain_names("id").is_in(table[KEY].implode())
+    key = pl.when(by_id).then(plain_names("id")).otherwise(plain_names("symbol"))
+    named = genes.select(key.alias(KEY))
+    return named.join(table, on=KEY, how="left", maintain_order="left").drop(KEY)
 
 
 def _positions(ids: pl.Series, symbols: pl.Series, rows: pl.DataFrame) -> pl.DataFrame:

@@ -175,8 +175,7 @@ def gene(connection: duckdb.DuckDBPyConnection, name: str) -> Gene:
     """
     found = rows(
         connection,
-        "select gene_key, gene, gene_id, in_panel from genes"
-        " where lower(gene) = lower(?1) or lower(gene_id) in (lower(?1), lower(?2))"
+        f"select gene_key, gene, gene_id, in_panel from genes where {_called('gene')}"
         " order by gene_key",
         name.strip(),
         without_version(name.strip()),
@@ -207,8 +206,7 @@ def target(connection: duckdb.DuckDBPyConnection, name: str) -> Target:
     found = rows(
         connection,
         "select target_key, target_gene, target_gene_id, evidence, status, status_reason,"
-        " objection from targets"
-        " where lower(target_gene) = lower(?1) or lower(target_gene_id) in (lower(?1), lower(?2))",
+        f" objection from targets where {_called('target_gene')}",
         name.strip(),
         without_version(name.strip()),
     )
@@ -227,6 +225,12 @@ def target(connection: duckdb.DuckDBPyConnection, name: str) -> Target:
     return result
 
 
+def _called(column: str) -> str:
+    """Return the condition for genes called ?1, or with the Ensembl id ?2 in some version."""
+    plain = f"regexp_replace(lower({column}_id), '^(ens\\w+)\\.\\d+$', '\\1')"
+    return f"lower(?1) in (lower({column}), lower({column}_id)) or {plain} = lower(?2)"
+
+
 def not_screened(target: Target) -> DatabaseError:
     """Return the error for a knock-down of which there are no rows."""
     why = f"{target.status} ({target.reason or 'no rows of it in this context'})"
@@ -237,8 +241,7 @@ def _no_target(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     known = [row[0] for row in rows(connection, "select target_gene from targets")]
     genes = rows(
         connection,
-        "select gene from genes"
-        " where lower(gene) = lower(?1) or lower(gene_id) in (lower(?1), lower(?2))",
+        f"select gene from genes where {_called('gene')}",
         name.strip(),
         without_version(name.strip()),
     )

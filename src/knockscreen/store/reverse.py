@@ -23,9 +23,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from knockscreen.errors import DatabaseError, DataError, suggest
-from knockscreen.names import VERSIONED
 from knockscreen.score.published import DATE
-from knockscreen.score.text_tables import missing_column, read_text_table
+from knockscreen.score.text_tables import missing_column, plain_names, read_text_table
 from knockscreen.store import resolve
 from knockscreen.store.connection import table
 from knockscreen.store.frames import REVERSE
@@ -110,12 +109,9 @@ def place(connection: duckdb.DuckDBPyConnection, signature: pl.DataFrame) -> Sig
     """
     panel = table(connection, "select gene_key, gene, gene_id from genes where in_panel")
     names = pl.concat(
-        panel.select("gene_key", key=pl.col(column).str.to_uppercase())
-        for column in ("gene_id", "gene")
+        panel.select("gene_key", key=plain_names(column)) for column in ("gene_id", "gene")
     ).unique("key", keep="first", maintain_order=True)
-    wanted = signature.with_columns(
-        key=pl.col("gene").str.to_uppercase().str.replace(VERSIONED, "$1")
-    )
+    wanted = signature.with_columns(key=plain_names("gene"))
     found = wanted.join(names, on="key", how="left", maintain_order="left")
     matched = found.drop_nulls("gene_key").sort("gene_key")
     if matched.is_empty():

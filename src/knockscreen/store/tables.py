@@ -20,9 +20,9 @@ from knockscreen.names import (
     NTC,
     TARGET_GENE,
     TARGET_GENE_ID,
-    VERSIONED,
     parse_context,
 )
+from knockscreen.score.text_tables import plain_names
 from knockscreen.score.verdicts import CONTROLS, GATES, NOT_TESTED, overall
 from knockscreen.store.connection import SCHEMA_VERSION
 
@@ -176,15 +176,27 @@ def _cells_per_context(results: Path) -> dict[str, tuple[int, int]]:
 
 
 def program_genes(programs: pl.DataFrame, gene_table: pl.DataFrame) -> pl.DataFrame:
-    """Return the genes of each program, matched as for scoring: by Ensembl id, else by symbol."""
+    """Return the genes of each program, matched as for scoring.
+
+    By Ensembl id, else by symbol, else by either whatever the version or case.
+    """
     known = gene_table.select(GENE_ID, "gene_key", "in_panel", symbol=GENE).sort("gene_key")
-    named = pl.concat(
+    every = pl.concat(
         [known.with_columns(key=pl.col(GENE_ID)), known.with_columns(key=pl.col("symbol"))]
-    ).unique("key", keep="first", maintain_order=True)
+    )
+    named = every.unique("key", keep="first", maintain_order=True)
+    alike = every.with_columns(key=plain_names("key")).unique(["key", "gene_key"])
+    on_panel = alike.filter("in_panel")
+    off = alike.filter(~pl.col("in_panel")).join(on_panel, on="key", how="anti")
+    alike = pl.concat([on_panel.unique("key", keep="none"), off.unique("key", keep="none")])
     written = pl.col(GENE).is_in(named["key"].implode())
-    plain = pl.col(GENE).str.replace(VERSIONED, "$1")
-    frame = programs.with_columns(key=pl.when(written).then(GENE).otherwise(plain))
-    frame = frame.join(named, on="key", how="left", maintain_order="left")
+    exact, loose = (
+        programs.with_columns(key=key).join(of, on="key", how="left", maintain_order="left")
+        for key, of in ((pl.col(GENE), named), (plain_names(GENE), alike))
+    )
+    frame = exact.with_columns(
+        pl.when(written).then(name).otherwise(loose[name]).alias(name) for name in known.columns
+    )
     return frame.with_columns(pl.col("in_panel").fill_null(value=False))
 
 
