@@ -50,7 +50,9 @@ def validate(
     where: Annotated[
         list[str] | None, typer.Option(help="COLUMN=VALUE: rows of the screen to keep; repeatable.")
     ] = None,
-    fdr: Annotated[float, typer.Option(help="Level below which the screen calls a hit.")] = 0.05,
+    fdr: Annotated[
+        float, typer.Option(help="Level below which the screen calls a hit.", min=0, max=1)
+    ] = 0.05,
     gene: Annotated[
         str | None, typer.Option(help="Score: the effect on this gene, e.g. IL2RA.")
     ] = None,
@@ -112,7 +114,7 @@ def validate(
 
     _check_choice(gene, program, table, scores)
     hits = read_screen(screen, direction_of_lfc, suffix=suffix, where=pairs(where, "--where"))
-    simulated = False
+    simulated, notes = False, [READING]
     if scores is not None:
         rows_of = pairs(scores_where, "--scores-where")
         score, sizes = _of_scores(scores, score_column, scores_gene, rows_of)
@@ -121,7 +123,8 @@ def validate(
         score, sizes = _of_table(table, context, gene, (program, programs), (absent, columns))
     else:
         kind = (evidence, source)
-        score, sizes, simulated = _of_run((db, run), context, gene, program, kind)
+        score, sizes, (simulated, doubts) = _of_run((db, run), context, gene, program, kind)
+        notes += doubts
     if baseline is not None and not baseline_column:
         _refuse("--baseline needs --baseline-column, the column of sizes.")
     for name in baseline_column or ():
@@ -136,7 +139,9 @@ def validate(
         _write(frame, output, [screen, *(p for p in (table, scores, baseline) if p)])
     title = f"{screen.name}: lfc < 0 means the knock-down {_verb(direction_of_lfc)} the phenotype"
     rows = list(frame.iter_rows(named=True))
-    notes = [READING, *([BASELINES] if sizes else [])]
+    notes += [BASELINES] if sizes else []
+    if frame["n_hits"].max() == 0:
+        notes.append(f"The screen calls no gene a hit at {fdr:g}: see --fdr.")
     out.emit(
         frame, format, lambda: out.table(title, COLUMNS, rows), simulated=simulated, notes=notes
     )
@@ -215,7 +220,8 @@ def _of_run(
     gene: str | None,
     program: str | None,
     kind: tuple[Any, str | None],
-) -> "tuple[tuple[str, pl.DataFrame], dict[str, pl.DataFrame], bool]":
+) -> "tuple[tuple[str, pl.DataFrame], dict[str, pl.DataFrame], tuple[bool, list[str]]]":
+    """Return the score, the sizes, and whether the run is simulated and what speaks against it."""
     from contextlib import closing
 
     from knockscreen.store import predictions
@@ -223,8 +229,10 @@ def _of_run(
 
     source = kind[1]
     evidence: predictions.Evidence = "measured" if source else kind[0]
+    doubts: list[str] = []
     with closing(connect(find_database(*where))) as connection:
         if program is not None:
+            doubts = predictions.doubts(connection, program)
             frame = predictions.program_scores(
                 connection, program, context, evidence=evidence, source=source
             )
@@ -234,7 +242,7 @@ def _of_run(
             )
         sizes = predictions.baselines(connection, context, evidence=evidence, source=source)
         simulated = bool(rows(connection, "select simulated from runs")[0][0])
-    return (str(program or gene), frame), sizes, simulated
+    return (str(program or gene), frame), sizes, (simulated, doubts)
 
 
 def _write(frame: "pl.DataFrame", output: Path, inputs: list[Path]) -> None:

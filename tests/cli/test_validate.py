@@ -118,6 +118,11 @@ def test_a_run_is_held_against_a_screen(folder, monkeypatch, capsys, caplog):
     assert found(rows, predictor="Treg", hits="any", metric="sign")["value"] == 1
     assert "simulated" in printed.err
     assert "1 of the 3 genes in the screen and in the scores are left out" in caplog.text
+    more = ("--db", "tiny", "--program", "treg", "--context", "time=Rest", "--fdr", "0.001")
+    assert validate(monkeypatch, *more) == 0
+    printed = capsys.readouterr().out
+    assert "Positive controls of Treg: exploratory (passes in 0" in printed
+    assert "calls no gene a hit at 0.001" in printed
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import polars as pl
 
 from knockscreen.errors import ConfigError, DatabaseError
 from knockscreen.store import resolve
-from knockscreen.store.connection import ask
+from knockscreen.store.connection import ask, rows
 
 Evidence = Literal["predicted", "predicted_seen", "predicted_unseen", "measured"]
 SCHEMA = {"target_gene": pl.String(), "target_gene_id": pl.String(), "value": pl.Float64()}
@@ -93,6 +93,15 @@ def gene_effects(
         SCHEMA,
     )
     return _some(frame, evidence, source)
+
+
+def doubts(connection: duckdb.DuckDBPyConnection, program: str) -> list[str]:
+    """Return what the positive controls say against a program of the run, in a sentence."""
+    name = resolve.program(connection, program)
+    query = "select control_status, control_reason from programs where program = ?"
+    status, reason = rows(connection, query, name)[0]
+    why = f" ({reason})" if reason else ""
+    return [] if status == "passed" else [f"Positive controls of {name}: {status}{why}."]
 
 
 def baselines(
