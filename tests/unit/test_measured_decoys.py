@@ -14,11 +14,13 @@ from knockscreen.score.measured_decoys import (
     control_scores,
     decoy_scores,
     draw_decoys,
+    own_error,
     random_z,
 )
 from knockscreen.score.moments import replicate_units
 from knockscreen.score.programs import program_matrix
 from knockscreen.score.random_programs import ProgramNull
+from knockscreen.score.replicates import summarise
 
 TABLE = pl.DataFrame(
     {"program": ["Th2"] * 3, "gene": ["GATA3", "IL4", "IFNG"], "weight": [1.0, 1.0, -1.0]}
@@ -127,6 +129,17 @@ def test_errors_of_target_and_control_add_up(tmp_path):
     _, scores, *_ = measure(screen(tmp_path / "store", guide_noise=0.2), tmp_path)
     both = scores.select(pl.sum_horizontal(pl.col("own_error", "control_error").pow(2)).sqrt())
     np.testing.assert_allclose(both.to_series(), scores["standard_error"])
+
+
+def test_a_knock_down_of_one_guide_is_judged_by_how_the_control_guides_differ():
+    none, four = np.zeros(1, dtype=int), np.full(4, 9.0)
+    guides = np.array([[0.0], [2.0], [0.0], [2.0]])  # sum of 9 * 1^2 over 3 degrees: phi 12
+    control = summarise(np.zeros(4, dtype=int), four, guides, 1)
+    one = summarise(none, np.array([4.0]), np.array([[1.0]]), 1)
+    variance, n = np.ones((1, 1)), np.array([4.0])
+    assert own_error(np.ones(1), (one, control), variance, n, [0]) == pytest.approx(np.sqrt(12 / 4))
+    alone = summarise(none, np.array([9.0]), np.array([[0.0]]), 1)
+    assert own_error(np.ones(1), (one, alone), variance, n, [0]) == pytest.approx(np.sqrt(1 / 4))
 
 
 def test_same_seed_same_decoys_and_none_without(tmp_path):

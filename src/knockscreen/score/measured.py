@@ -198,9 +198,10 @@ class _Collected:
                 score = self.score[i, x] = found.score[there].mean(axis=0)
                 phi = overdispersion(*found.replicates, found.cell_variance, there)
                 error, self.p_value[i, x] = judge(score, phi, found.cell_variance, counts, there)
-                own = own_error(score, phi, found.cell_variance, counts[0], there)
+                sides = found.replicates
+                own = own_error(score, sides, found.cell_variance, counts[0], there)
                 self.own_error[i, x] = own
-                of_control = own_error(score, phi, found.cell_variance, counts[1], there)
+                of_control = own_error(score, sides, found.cell_variance, counts[1], there)
                 self.control_error[i, x] = of_control
                 self.guide_concordance[i, x] = found.guides.concordance(score, there)
                 cell_error = np.sqrt(found.variance[there].sum(axis=0)) / len(there)

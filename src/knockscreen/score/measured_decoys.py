@@ -33,6 +33,7 @@ from knockscreen.score.replicates import (
     Replicates,
     judge,
     overdispersion,
+    overdispersion_of_one,
     pooled_variance,
     summarise,
 )
@@ -181,21 +182,26 @@ def decoy_scores(
             if there:
                 cells[j, x] = own.n[there].sum()
                 score[j, x] = scaled[there].mean(axis=0)
-                phi = overdispersion(*sides, variance, there)
-                error[j, x] = own_error(score[j, x], phi, variance, own.n, there)
+                error[j, x] = own_error(score[j, x], sides, variance, own.n, there)
     return score, error, cells
 
 
 def own_error(
-    score: Floats, phi: tuple[Floats, float], variance: Floats, n: Floats, there: Sequence[int]
+    score: Floats,
+    sides: tuple[Replicates, Replicates],
+    variance: Floats,
+    n: Floats,
+    there: Sequence[int],
 ) -> Floats:
     """Return the error (P,) that a score has from its own ``n`` (C,) cells, not from the control's.
 
-    Over replicates; over cells, a lower bound, where there are too few of them.
+    Over the replicates of both ``sides``; where the knock-down has fewer than two, over those of
+    the controls; over cells, a lower bound, where these have no two either.
     """
-    error, _ = judge(score, phi, variance, (n, np.full(len(n), np.inf)), there)
-    over_cells = np.sqrt((variance[there] / n[there][:, None]).sum(axis=0)) / len(there)
-    return np.where(np.isnan(error), over_cells, error)
+    of_both, freedom = overdispersion(*sides, variance, there)
+    of_control = overdispersion_of_one(sides[1], variance, there)
+    phi = np.where(np.isnan(of_both), np.where(np.isnan(of_control), 1.0, of_control), of_both)
+    return judge(score, (phi, freedom), variance, (n, np.full(len(n), np.inf)), there)[0]
 
 
 def alike_in_cells(cells: StoredCells, n: Ints, groups: dict[str, list[int]]) -> NDArray[np.bool_]:

@@ -105,6 +105,24 @@ def overdispersion(
     return np.where(np.isfinite(s2).all(axis=0), phi, np.nan), freedom
 
 
+def overdispersion_of_one(side: Replicates, variance: Floats, members: Sequence[int]) -> Floats:
+    """Return phi (G,) of one side alone, the controls, over ``members``; NaN without two units.
+
+    For a knock-down of a single unit, which says nothing of how units differ itself.
+
+    >>> one = summarise(np.zeros(2, dtype=int), np.array([4.0, 4.0]), np.array([[0.0], [2.0]]), 1)
+    >>> overdispersion_of_one(one, np.ones((1, 1)), [0]).item()  # 2 * 4 * 1^2 / 1
+    8.0
+    """
+    there = [m for m in members if side.units[m] > 0]
+    freedom = float(side.units[there].sum()) - len(there)
+    if freedom < 1:
+        return np.full(side.mean.shape[1], np.nan)
+    s2 = np.where(variance[there] > 0, variance[there], np.nan)
+    phi = np.nansum(side.squares[there] / s2, axis=0) / freedom
+    return np.where(np.isfinite(s2).all(axis=0), phi, np.nan)
+
+
 def trigamma_inverse(values: float) -> float:
     """Return x with trigamma(x) = value, by Newton's method on 1 / trigamma.
 
