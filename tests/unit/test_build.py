@@ -226,8 +226,15 @@ def test_a_call_against_its_own_sign_says_so(
 ) -> None:
     rest = "'predicted_seen', 'passed', 'confirmed', null, 100"
     fdr_sql = "null" if fdr is None else fdr
-    query = f"select caveats('{direction}', {fdr_sql}, {rest}, {score}, null, null)"
+    query = f"select caveats('{direction}', {fdr_sql}, false, {rest}, {score}, null, null)"
     assert ask(database, query) == [(expected,)]
+
+
+def test_a_row_beyond_every_decoy_says_that_decoys_are_too_few(database: Path) -> None:
+    rest = "'predicted_seen', 'passed', 'confirmed', null, 100, 0.02, null, null"
+    query = f"select caveats('toward', fdr, true, {rest}) from (values (0.12), (0.08)) t(fdr)"
+    beyond = "fdr above 0.1, though beyond every decoy: more decoys would tell"
+    assert ask(database, query) == [(beyond,), (None,)]
 
 
 def test_genes_of_programs_are_those_that_scoring_finds_also_where_ids_have_versions() -> None:

@@ -100,11 +100,14 @@ def test_the_verb_ranks_new_programs_and_builds_a_copy(run: Path) -> None:
             " from program_scores a join program_scores b"
             " using (target_key, context, evidence) where a.program = 'One' and b.program = 'Treg'"
         ).fetchall()[0]
+        magnitudes = connection.sql(
+            "select count(magnitude) from program_scores where program = 'One'"
+        ).fetchall()[0][0]
         members = connection.sql(
             "select gene, weight from program_genes where program = 'One'"
         ).fetchall()
     assert dict(status)["One"] == "passed"
-    assert same[0] == len(FACTORS) * 5
+    assert same[0] == magnitudes == len(FACTORS) * 5  # predicted and measured
     assert same[1] < 1e-6
     assert same[2]
     assert dict(members) == PROGRAMS["Treg"]

@@ -190,19 +190,18 @@ def rescore(
     for shard in shards:
         decoys = results / "score/decoys" / shard.name
         paths = [shard, *([decoys] if decoys.is_file() else [])]
-        frame = pl.concat(_predicted(path, programs, null) for path in paths)
+        frame = pl.concat(_scored(path, programs, null) for path in paths)
         yield _write(frame, programs, output / "programs" / shard.name)
     measured = results / "measured/effects.parquet"
     if measured.is_file():
-        deltas = read_deltas(measured, programs.gene_ids)
-        frame = score_frame(deltas, programs, *scores(deltas, programs))
-        frame = frame.drop("blocks").rename({"score_se": "standard_error"}).drop_nulls("score")
+        frame = _scored(measured, programs, null).drop("blocks", "control_error")
+        frame = frame.rename({"score_se": "standard_error"}).drop_nulls("score")
         untested = [pl.lit(None, pl.Float64).alias(name) for name in ("p_value", "fdr")]
         frame = frame.with_columns(untested)  # replicates are not in the stored effects
         yield _write(frame, programs, output / "measured.parquet")
 
 
-def _predicted(path: Path, programs: ProgramMatrix, null: ProgramNull | None) -> pl.DataFrame:
+def _scored(path: Path, programs: ProgramMatrix, null: ProgramNull | None) -> pl.DataFrame:
     deltas = read_deltas(path, programs.gene_ids)
     found, n_genes = scores(deltas, programs)
     frame = score_frame(deltas, programs, found, n_genes)

@@ -72,7 +72,8 @@ def _cards(connection: duckdb.DuckDBPyConnection, targets: str, contexts: str) -
             t.known_regulator, nullif(to_json(t.annotations)::varchar, 'null') as annotations,
             e.effect_size, e.n_up, e.n_down,
             s.activation as activation_score, s.proliferation as proliferation_score,
-            caveats(r.direction, r.fdr, r.evidence, r.control_status, t.knockdown_status,
+            caveats(r.direction, r.fdr, r.p_value * (r.n_decoys + 1) < 1.5, r.evidence,
+                r.control_status, t.knockdown_status,
                 t.objection, coalesce(k.n_cells, n.n_cells), r.score,
                 case when r.program <> 'activation' then s.activation end,
                 case when r.program <> 'proliferation' then s.proliferation end) as caveat

@@ -298,8 +298,8 @@ comment on column rankings.direction_p is 'share of the knock-downs of like magn
 comment on column rankings.donor_concordance is 'share of the contexts pooled (donors, by default) in which the score has the sign of the pooled score; NULL for separate contexts';
 comment on column rankings.donor_sd is 'standard deviation of the score over the contexts pooled (donors, by default); NULL for separate contexts';
 comment on column rankings.source is 'of measured rows: name of the table from elsewhere, ranked apart; NULL for the cells of this run and for predicted rows';
-comment on column rankings.guide_concordance is 'of measured rows: share of the guides of the target whose own score has the sign of the score; NULL with fewer than two guides, where guides are not known, and for predicted rows';
-comment on column rankings.replicate_p_value is 'of measured rows: two-sided t-test of the score over replicates (guides, wells or batches), the same in both directions; NULL with fewer than two on a side, and for predicted rows';
+comment on column rankings.guide_concordance is 'of measured rows: share of the guides of the target whose own score has the sign of the score; NULL with fewer than two guides, where guides are not known, for predicted rows, and of programs added by score-programs';
+comment on column rankings.replicate_p_value is 'of measured rows: two-sided t-test of the score over replicates (guides, wells or batches), the same in both directions; NULL with fewer than two on a side, for predicted rows, and of programs added by score-programs';
 comment on column rankings.replicate_fdr is 'Benjamini-Hochberg of replicate_p_value over the measured targets of one program and context';
 comment on column rankings.tau is 'how far the effect on the program is confined to this and few other contexts, of those with as many factors: sum of (1 - x / max x) / (n - 1) over their scores x with the sign of this one, others 0; 0 = alike in all, 1 = in one alone; of noise too, so read it where fdr is small; NULL with one context';
 
@@ -438,12 +438,13 @@ comment on column measured_effects.p_value is 'two-sided p-value of delta over r
 comment on column measured_effects.fdr is 'Benjamini-Hochberg false discovery rate of p_value over the genes of the knock-down and context';
 comment on column measured_effects.is_target is 'true for the knocked-down gene itself, which program scores leave out';
 
-create macro caveats(direction, fdr, evidence, control_status, knockdown_status, objection, n_cells, score, activation, proliferation) as
+create macro caveats(direction, fdr, first_by_decoys, evidence, control_status, knockdown_status, objection, n_cells, score, activation, proliferation) as
     nullif(concat_ws('; ',
         case when evidence = 'predicted_unseen' then 'never knocked down in training' end,
         case when control_status = 'exploratory' then 'the positive controls of the program fail'
             when control_status = 'not_tested' then 'no positive controls tested' end,
-        case when fdr > 0.1 then 'fdr above 0.1' end,
+        case when fdr > 0.1 and first_by_decoys then 'fdr above 0.1, though beyond every decoy: more decoys would tell'
+            when fdr > 0.1 then 'fdr above 0.1' end,
         case when fdr <= 0.1 and score * (case when direction = 'toward' then 1 else -1 end) < 0
             then 'unlike the usual knock-down, yet not ' || direction || ' by itself' end,
         case when evidence <> 'predicted_unseen' and knockdown_status = 'not_measurable'
@@ -458,7 +459,7 @@ create view ranking_cards as
 select r.*, g.control_reason, coalesce(k.n_cells, s.n_cells) as n_cells, t.n_guides,
     t.knockdown_status, t.on_target_log2_fold_change, t.baseline_expression, t.known_regulator,
     t.annotations, t.neighbours, e.effect_size, e.n_up, e.n_down, a.score as activation_score, p.score as proliferation_score,
-    caveats(r.direction, r.fdr, r.evidence, r.control_status, t.knockdown_status, t.objection,
+    caveats(r.direction, r.fdr, r.p_value * (r.n_decoys + 1) < 1.5, r.evidence, r.control_status, t.knockdown_status, t.objection,
         coalesce(k.n_cells, s.n_cells), r.score, case when r.program <> 'activation' then a.score end,
         case when r.program <> 'proliferation' then p.score end) as caveat
 from rankings r
