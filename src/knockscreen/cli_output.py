@@ -139,9 +139,11 @@ def _finite(frame: "pl.DataFrame") -> "pl.DataFrame":
 
 
 def _flat(frame: "pl.DataFrame") -> "pl.DataFrame":
-    """Return ``frame`` with nested columns as JSON text, since CSV has none."""
+    """Return ``frame`` with nested columns as JSON text and bytes as hex, as CSV has neither."""
     import polars as pl
 
+    binary = pl.selectors.binary()
+    frame = frame.with_columns(binary.bin.encode("hex"))
     nested = [name for name, dtype in frame.schema.items() if dtype.is_nested()]
     return frame.with_columns(
         pl.Series(

@@ -189,6 +189,7 @@ def test_sql_numbers_that_json_does_not_have_are_null() -> None:
     rows = json.loads(ask("sql", query, "--format", "json").stdout)
     assert rows == [{"x": None, "y": None, "l": [1, 2], "h": 2}]
     assert '"[1, 2]"' in ask("sql", query, "--format", "csv").stdout
+    assert "6162" in ask("sql", "select 'ab'::blob as b", "--format", "csv").stdout
 
 
 def test_a_database_is_named_by_path_by_folder_or_by_run(work: Path) -> None:

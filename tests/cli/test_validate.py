@@ -141,7 +141,10 @@ def test_a_run_is_held_against_a_screen(folder, monkeypatch, capsys, caplog):
         ((*SCORES, "-o", "out.xlsx"), "'out.xlsx' is neither .csv nor .parquet"),
         (("--table", "effects.csv", "--program", "Cytokines"), "needs --programs"),
         (("--table", "effects.csv", "--gene", "IL4"), "measures no gene 'IL4'"),
-        (("--db", "nothing", "--gene", "IL2"), "database nothing does not exist"),
+        (
+            ("--db", "nothing", "--gene", "IL2"),
+            "nothing is neither a database nor the folder of a run",
+        ),
     ],
 )
 def test_wrong_choices_are_one_line_and_exit_code_2(

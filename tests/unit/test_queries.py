@@ -370,3 +370,26 @@ def test_an_expressed_gene_off_the_panel_is_not_said_to_have_lost_its_cells(tmp_
             screen.show("GAPDH")
         with pytest.raises(DatabaseError, match=r"filtered \(QC kept no cells of it\); few_cells"):
             screen.show("IL2RA")
+
+
+def test_a_closed_screen_says_so(tmp_path: Path) -> None:
+    run = make_tiny_run(tmp_path / "tiny")
+    screen = Screen(build(run, run / "programs.tsv", run / "screen.duckdb", SETTINGS))
+    screen.close()
+    for question in (screen.programs, screen.default_contexts):
+        with pytest.raises(DatabaseError, match="was closed; open it again"):
+            question()
+
+
+def test_a_folder_that_is_no_run_is_told_from_a_missing_database(tmp_path: Path) -> None:
+    run = make_tiny_run(tmp_path / "tiny")
+    build(run, run / "programs.tsv", run / "screen.duckdb", SETTINGS)
+    with pytest.raises(DatabaseError, match=r"tinny is neither a database nor .*; nearest: tiny"):
+        Screen(tmp_path / "tinny")
+    with pytest.raises(DatabaseError, match=r"other\.duckdb does not exist; build it"):
+        Screen(tmp_path / "other.duckdb")
+
+
+def test_contexts_of_the_evaluation_are_found_in_any_case(screen: Screen) -> None:
+    context = screen.metrics()["context"][0]
+    assert screen.metrics(context.upper()).equals(screen.metrics(context))

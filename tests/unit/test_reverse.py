@@ -135,6 +135,10 @@ def test_what_is_not_there_is_one_sentence(screen: Screen, tmp_path: Path) -> No
         screen.reverse(frame({"IL2R": 1.0}))
     with pytest.raises(DataError, match="IL2RA and ENSG01 of the signature are one gene"):
         screen.reverse(frame({"IL2RA": 1.0, "ENSG01": 1.0}))
+    with pytest.raises(DataError, match=r"only IL2RA is on the panel, .*; ask movers"):
+        screen.reverse(frame({"IL2RA": 1.0, "NOPE": 1.0}))
+    with pytest.raises(DataError, match="no gene with a weight other than 0"):
+        screen.reverse(frame({"IL2RA": 0.0, "FOXP3": 0.0}))
     with pytest.raises(DataError, match="does not exist"):
         screen.reverse(tmp_path / "none.csv")
     with pytest.raises(UnknownNameError, match="unknown context"):

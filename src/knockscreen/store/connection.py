@@ -19,6 +19,7 @@ BUILD = (
     "knockscreen build-db --results-dir {folder} --programs <programs.file of the run>"
     " --output {path} --settings <configuration of the run>"
 )
+CLOSED = "the database was closed; open it again."
 
 
 def databases(results: Path = RESULTS) -> dict[str, Path]:
@@ -70,6 +71,9 @@ def connect(path: Path) -> duckdb.DuckDBPyConnection:
     if not path.is_file():
         command = BUILD.format(folder=path.parent, path=path)
         msg = f"database {path} does not exist; build it with '{command}'."
+        if path.suffix != Path(FILE).suffix:
+            near = suggest(path.name, databases(path.parent))
+            msg = f"{path} is neither a database nor the folder of a run{near}."
         raise DatabaseError(msg)
     config: dict[str, Any] = {"enable_external_access": False, "memory_limit": "2GB"}
     try:
@@ -120,10 +124,16 @@ def table(
     connection: duckdb.DuckDBPyConnection, sql: str, params: Mapping[str, Any] | None = None
 ) -> pl.DataFrame:
     """Return the rows of ``sql`` with the types that DuckDB gives them."""
-    frame: pl.DataFrame = connection.sql(sql, params=dict(params or {})).pl()
+    try:
+        frame: pl.DataFrame = connection.sql(sql, params=dict(params or {})).pl()
+    except duckdb.ConnectionException as error:
+        raise DatabaseError(CLOSED) from error
     return frame
 
 
 def rows(connection: duckdb.DuckDBPyConnection, sql: str, *params: Any) -> list[tuple[Any, ...]]:
     """Return the rows of ``sql`` as tuples; ``?`` stands for each of ``params``."""
-    return connection.sql(sql, params=list(params)).fetchall()
+    try:
+        return connection.sql(sql, params=list(params)).fetchall()
+    except duckdb.ConnectionException as error:
+        raise DatabaseError(CLOSED) from error

@@ -62,6 +62,7 @@ def metrics(
     contexts = known["context"].unique().sort().to_list()
     if context is None:
         context = "all" if "all" in contexts else contexts[0]
+    context = next((name for name in contexts if name.lower() == context.lower()), context)
     for name, column in ((context, "context"), (split, "split"), (metric, "metric")):
         if name is not None and name not in known[column].to_list():
             near = suggest(name, known[column].unique().sort())

@@ -64,8 +64,8 @@ def check_signature(frame: pl.DataFrame, name: str = "signature") -> pl.DataFram
     Raises
     ------
     DataError
-        A column is missing, a gene is missing, a date or stands twice, or a weight is not a finite
-        number.
+        A column is missing, a gene is missing, a date or stands twice, a weight is not a finite
+        number, or all are 0.
     """
     columns = []
     for what, allowed in (("gene", GENES), ("weight", WEIGHTS)):
@@ -96,7 +96,11 @@ def check_signature(frame: pl.DataFrame, name: str = "signature") -> pl.DataFram
     if not twice.is_empty():
         msg = f"gene {twice['gene'][0]} stands twice in {name}; keep one row, of one contrast."
         raise DataError(msg)
-    return checked.filter(pl.col("weight") != 0)
+    signed = checked.filter(pl.col("weight") != 0)
+    if signed.is_empty():
+        msg = f"{name} has no gene with a weight other than 0; give what goes up and down."
+        raise DataError(msg)
+    return signed
 
 
 def place(connection: duckdb.DuckDBPyConnection, signature: pl.DataFrame) -> Signature:
@@ -105,7 +109,7 @@ def place(connection: duckdb.DuckDBPyConnection, signature: pl.DataFrame) -> Sig
     Raises
     ------
     DataError
-        None of its genes is on the panel, or two of its names are one gene.
+        None or one of its genes is on the panel, or two of its names are one gene.
     """
     panel = table(connection, "select gene_key, gene, gene_id from genes where in_panel")
     names = pl.concat(
@@ -116,10 +120,16 @@ def place(connection: duckdb.DuckDBPyConnection, signature: pl.DataFrame) -> Sig
     matched = found.drop_nulls("gene_key").sort("gene_key")
     if matched.is_empty():
         known = panel["gene"].to_list()
-        first = signature["gene"][0] if signature.height else ""
+        first = signature["gene"][0]
         msg = (
             f"none of the {signature.height} genes of the signature is on the panel (such as"
             f" '{first}'{suggest(first, known)}); give symbols or Ensembl ids."
+        )
+        raise DataError(msg)
+    if len(matched) < 2:
+        msg = (
+            f"of the signature only {matched['gene'][0]} is on the panel, and every effect has a"
+            " cosine of 1 or -1 with one gene; ask movers for it, or give more genes."
         )
         raise DataError(msg)
     if matched["gene_key"].is_duplicated().any():
@@ -165,8 +175,9 @@ def project(deltas: NDArray[np.float32], weights: Floats, own: NDArray[np.intp])
     squares[inside] -= delta**2
     length[inside] -= weights[rows] ** 2
     with np.errstate(invalid="ignore", divide="ignore"):
+        cosine = sums.sum(axis=0) / np.sqrt(np.clip(squares, 0, None) * length)
         return {
-            "score": -sums.sum(axis=0) / np.sqrt(np.clip(squares, 0, None) * length),
+            "score": np.clip(-cosine, -1, 1),
             "projection": -sums.sum(axis=0) / size.sum(axis=0),
             "up_score": -sums[0] / size[0],
             "down_score": -sums[1] / size[1],
