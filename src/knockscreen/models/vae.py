@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from knockscreen.models.linear_cells import LinearCells
 from knockscreen.nn.blocks import Block, CrossAttentionBlock, layer_norm
 from knockscreen.nn.likelihood import nb_sum_log_prob
+from knockscreen.nn.linear import Linear
 from knockscreen.nn.sparse import attend_sparse, expressed
 
 BINS = 10
@@ -144,14 +145,14 @@ class TransformerVAE(nn.Module):
         self.inducing = nn.Parameter(torch.randn(size.latent_tokens, width))
         self.pool = CrossAttentionBlock(width, size.cross_heads)
         self.encoder = nn.ModuleList(Block(width, size.self_heads) for _ in range(size.layers))
-        self.to_latent = nn.Linear(width, dim, bias=False)
-        self.to_log_variance = nn.Linear(width, dim) if settings.variational else None
+        self.to_latent = Linear(width, dim, bias=False)
+        self.to_log_variance = Linear(width, dim) if settings.variational else None
         self.latent_norm = layer_norm(dim, affine=False)
-        self.from_latent = nn.Linear(dim, width, bias=False)
+        self.from_latent = Linear(dim, width, bias=False)
         self.decoder = nn.ModuleList(Block(width, size.self_heads) for _ in range(size.layers))
         self.unpool = CrossAttentionBlock(width, size.cross_heads)
         shared = settings.dispersion == "shared"
-        self.head = nn.Linear(width, 1 if shared else 2)
+        self.head = Linear(width, 1 if shared else 2)
         self.log_theta = nn.Embedding(genes + 1, 1) if shared else None
         self.linear = LinearCells(genes, settings.linear) if settings.linear else None
         self._init_weights()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from knockscreen.nn.blocks import AdaLNBlock, layer_norm, modulate, position_table, time_features
+from knockscreen.nn.linear import Linear
 
 TIME_FEATURES = 256
 UNSEEN = -1
@@ -142,9 +143,9 @@ class VelocityNet(nn.Module):
         self.factors = nn.ModuleList(nn.Embedding(n + 1, width) for n in settings.levels)
         self.target = nn.Embedding(settings.targets + 1, width)
         self.time = nn.Sequential(
-            nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width)
+            Linear(TIME_FEATURES, width), nn.SiLU(), Linear(width, width)
         )
-        self.input = nn.Linear(settings.latent_dim, width, bias=False)
+        self.input = Linear(settings.latent_dim, width, bias=False)
         self.position = nn.Parameter(
             position_table(settings.latent_tokens, width), requires_grad=False
         )
@@ -152,10 +153,10 @@ class VelocityNet(nn.Module):
             AdaLNBlock(width, settings.size.heads) for _ in range(settings.size.layers)
         )
         self.norm = layer_norm(width, affine=False)
-        self.final_modulation = nn.Linear(width, 2 * width, bias=False)
-        self.output = nn.Linear(width, settings.latent_dim, bias=False)
+        self.final_modulation = Linear(width, 2 * width, bias=False)
+        self.output = Linear(width, settings.latent_dim, bias=False)
         if settings.features:
-            self.project: nn.Linear | None = nn.Linear(settings.features, width, bias=False)
+            self.project: nn.Linear | None = Linear(settings.features, width, bias=False)
             self.unseen: nn.Parameter | None = nn.Parameter(torch.zeros(width))
         else:
             self.project = self.unseen = None

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from knockscreen.nn.linear import Linear, linear
+
 LAYER_NORM_EPS = 1e-8
 
 
@@ -31,9 +33,9 @@ class SwiGLU(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         hidden = swiglu_width(width)
-        self.gate = nn.Linear(width, hidden, bias=False)
-        self.value = nn.Linear(width, hidden, bias=False)
-        self.out = nn.Linear(hidden, width, bias=False)
+        self.gate = Linear(width, hidden, bias=False)
+        self.value = Linear(width, hidden, bias=False)
+        self.out = Linear(hidden, width, bias=False)
 
     def hidden(self, x: Tensor) -> Tensor:
         """Map (..., width) to the hidden layer (..., 8/3 width)."""
@@ -64,8 +66,8 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.qkv = Linear(width, 3 * width, bias=False)
+        self.out = Linear(width, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, N, E) to (B, N, E)."""
@@ -104,9 +106,9 @@ class CrossAttentionBlock(nn.Module):
         self.norm_query = layer_norm(width)
         self.norm_memory = layer_norm(width)
         self.norm_mlp = layer_norm(width)
-        self.query = nn.Linear(width, width, bias=False)
-        self.key_value = nn.Linear(width, 2 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.query = Linear(width, width, bias=False)
+        self.key_value = Linear(width, 2 * width, bias=False)
+        self.out = Linear(width, width, bias=False)
         self.mlp = SwiGLU(width)
 
     def attend(self, queries: Tensor, memory: Tensor) -> Tensor:
@@ -140,7 +142,7 @@ class CrossAttentionBlock(nn.Module):
         """
         y = self.attend(queries, memory)
         folded = head.weight @ self.mlp.out.weight  # (O, 8/3 E)
-        out: Tensor = head(y) + F.linear(self.mlp.hidden(self.norm_mlp(y)), folded)
+        out: Tensor = head(y) + linear(self.mlp.hidden(self.norm_mlp(y)), folded)
         return out
 
 
@@ -158,7 +160,7 @@ class AdaLNBlock(nn.Module):
         self.attention = SelfAttention(width, heads)
         self.norm_mlp = layer_norm(width, affine=False)
         self.mlp = SwiGLU(width)
-        self.modulation = nn.Linear(width, 6 * width)
+        self.modulation = Linear(width, 6 * width)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
