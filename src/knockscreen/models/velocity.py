@@ -142,9 +142,7 @@ class VelocityNet(nn.Module):
         width = settings.size.width
         self.factors = nn.ModuleList(nn.Embedding(n + 1, width) for n in settings.levels)
         self.target = nn.Embedding(settings.targets + 1, width)
-        self.time = nn.Sequential(
-            Linear(TIME_FEATURES, width), nn.SiLU(), Linear(width, width)
-        )
+        self.time = nn.Sequential(Linear(TIME_FEATURES, width), nn.SiLU(), Linear(width, width))
         self.input = Linear(settings.latent_dim, width, bias=False)
         self.position = nn.Parameter(
             position_table(settings.latent_tokens, width), requires_grad=False

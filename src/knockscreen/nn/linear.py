@@ -10,36 +10,49 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-WORTH = 2**20
-"""Multiplications (M N K) from which oneDNN's start, 10 microseconds, is made up for."""
+WORTH = 2**13
+"""Weights (N K) from which the start of oneDNN, some 20 microseconds, is made up for. It does not
+depend on the rows, so that a row's result does not either."""
 
-HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
-    torch.ops.mkldnn, "_linear_pointwise"
-)
+HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return ``x weight^T + bias`` (M, N) by oneDNN, which autograd knows nothing of."""
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+@torch.library.custom_op("knockscreen::product", mutates_args=())
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """Return ``x weight^T`` (M, N) of x (M, K) and weight (N, K) by oneDNN.
+
+    An operator of its own, as the compiler takes oneDNN's for weights that never change.
+    """
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
     return out
 
 
-class _Linear(torch.autograd.Function):
-    """The map and the products of its gradient."""
+@product.register_fake
+def _shape(x: Tensor, weight: Tensor) -> Tensor:
+    return x.new_empty(len(x), len(weight))
 
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(x, weight)
-        return product(x, weight, bias)
 
-    @staticmethod
-    def backward(ctx, of_out: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
-        x, weight = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
-        of_x = product(of_out, weight.t()) if wanted[0] else None
-        of_weight = product(of_out.t(), x.t()) if wanted[1] else None
-        of_bias = of_out.sum(0) if wanted[2] else None
-        return of_x, of_weight, of_bias
+def _save(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # type: ignore[no-untyped-def]
+    ctx.save_for_backward(*inputs)
+
+
+def _gradient(ctx, of_out: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[no-untyped-def]
+    x, weight = ctx.saved_tensors
+    of_x, of_weight = ctx.needs_input_grad
+    return (
+        product(of_out, weight.t()) if of_x else None,
+        _of_weight(of_out, x) if of_weight else None,
+    )
+
+
+def _of_weight(of_out: Tensor, x: Tensor) -> Tensor:
+    """Return ``of_out^T x`` (N, K); oneDNN copies the first factor, so the narrower comes first."""
+    narrow = x.shape[1] < of_out.shape[1]
+    found: Tensor = product(x.t(), of_out.t()).t() if narrow else product(of_out.t(), x.t())
+    return found
+
+
+product.register_autograd(_gradient, setup_context=_save)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -49,11 +62,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         or x.device.type != "cpu"
         or x.dtype != torch.float32
         or torch.is_autocast_enabled("cpu")
-        or x.numel() * len(weight) < WORTH
+        or weight.numel() < WORTH
     ):
         return F.linear(x, weight, bias)
-    out: Tensor = _Linear.apply(x.flatten(0, -2), weight, bias)
-    return out.unflatten(0, x.shape[:-1])
+    out: Tensor = product(x.flatten(0, -2), weight).unflatten(0, x.shape[:-1])
+    return out if bias is None else out + bias
 
 
 class Linear(nn.Linear):

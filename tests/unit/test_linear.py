@@ -1,0 +1,60 @@
+"""The linear map by oneDNN: what torch's own gives, forward and backward, whatever the shape."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from knockscreen.nn import linear as module
+from knockscreen.nn.linear import Linear, linear
+
+SHAPES = [((64, 16, 128), 344), ((2048, 344), 128), ((300, 7, 96), 96), ((3, 8), 5)]
+"""Of the input, and the width of the output; the last is too small for oneDNN."""
+
+
+def test_the_fast_way_is_taken() -> None:
+    assert module.HAS_ONEDNN
+    assert 96 * 96 >= module.WORTH > 8 * 5
+
+
+@pytest.mark.parametrize(("shape", "width"), SHAPES)
+@pytest.mark.parametrize("bias", [True, False])
+def test_values_and_gradients_are_those_of_torch(
+    shape: tuple[int, ...], width: int, bias: bool
+) -> None:
+    torch.manual_seed(sum(shape))
+    net = Linear(shape[-1], width, bias=bias)
+    x, of_out = torch.randn(shape, requires_grad=True), torch.randn(*shape[:-1], width)
+    found = []
+    for way in (linear, F.linear):
+        out = way(x, net.weight, net.bias)
+        wanted = [x, *net.parameters()]
+        found.append([out.detach(), *torch.autograd.grad(out, wanted, of_out)])
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5 * float(theirs.abs().max()))
+
+
+def test_slices_and_transposed_inputs_are_read_as_they_are() -> None:
+    torch.manual_seed(0)
+    wide, weight = torch.randn(128, 4096), torch.randn(256, 128)
+    for x in (
+        wide.t(),
+        torch.randn(2048, 300)[:, 40:168],
+        torch.randn(64, 128, 32).transpose(1, 2),
+    ):
+        assert torch.allclose(linear(x, weight), F.linear(x, weight), rtol=1e-5, atol=1e-4)
+
+
+def test_other_types_and_no_gradient() -> None:
+    torch.manual_seed(0)
+    x, net = torch.randn(1024, 128), Linear(128, 128)
+    with torch.no_grad():
+        assert not net(x).requires_grad
+    double = net.double()
+    assert torch.equal(double(x.double()), F.linear(x.double(), double.weight, double.bias))
+
+
+@pytest.mark.parametrize("rows", [2, 65, 500, 1999])
+def test_a_row_does_not_depend_on_the_others(rows: int) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(2000, 128), torch.randn(344, 128)
+    assert torch.equal(linear(x[:rows], weight), linear(x, weight)[:rows])
