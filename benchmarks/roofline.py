@@ -48,6 +48,7 @@ from knockscreen.figures.style import (
 )
 from knockscreen.models.vae import VAE_SIZES, Batch, TransformerVAE, VaeSettings
 from knockscreen.models.velocity import FLOW_SIZES, Condition, VelocityNet, VelocitySettings
+from knockscreen.nn.linear import product
 from knockscreen.plan import EVALUATIONS, flops_per_cell
 
 RESULTS = ROOT / "docs" / "roofline.tsv"
@@ -70,6 +71,8 @@ class Count(TorchDispatchMode):
         name = func.overloadpacket
         if name in flop_registry:
             self.flops += flop_registry[name](*args, **(kwargs or {}), out_val=out)
+        elif name is product:
+            self.flops += 2 * args[0].numel() * len(args[1])
         elif "flash_attention_for_cpu" in str(name):
             query, keys = args[:2] if "backward" not in str(name) else args[1:3]
             products = 2 if "backward" not in str(name) else 5
@@ -93,11 +96,11 @@ def fastest(call: Callable[[], object], rounds: int) -> float:
 
 
 def roof(rounds: int) -> dict[str, float]:
-    """Return GFLOP/s of a matrix product and GB/s of a copy (read and written)."""
+    """Return GFLOP/s of a matrix product, by oneDNN, and GB/s of a copy (read and written)."""
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
     x, y = torch.zeros(64 * 2**20), torch.zeros(64 * 2**20)
     return {
-        GEMM: 2 * 2048**3 / fastest(lambda: a @ b, rounds) / 1e9,
+        GEMM: 2 * 2048**3 / fastest(lambda: product(a, b), rounds) / 1e9,
         COPY: 2 * 4 * x.numel() / fastest(lambda: y.copy_(x), rounds) / 1e9,
     }
 
@@ -170,14 +173,16 @@ def draw(rows: list[dict[str, str]]) -> Figure:
     figure = new_figure(7.2, 3.2, page)
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
     intensity = np.geomspace(0.5, 200, 100)
-    left.plot(intensity, np.minimum(peaks[GEMM], intensity * peaks[COPY]), color=GREY)
+    roofline = np.minimum(peaks[GEMM], intensity * peaks[COPY])
+    left.plot(intensity, roofline, color=GREY)
     points = [row for row in rows if row["kind"] == "network"]
     x = np.array([float(row["intensity"]) for row in points])
     y = np.array([float(row["rate"]) for row in points])
     left.plot(x, y, "o", color=VERMILION, markersize=5)
     left.set(xscale="log", yscale="log", xlabel="FLOP per byte", ylabel="GFLOP/s")
     left.set(xlim=(0.5, 200), ylim=(10, 2 * peaks[GEMM]))
-    place_labels(left, x, y, {i: row["stage"] for i, row in enumerate(points)})
+    names = {i: row["stage"] for i, row in enumerate(points)}
+    place_labels(left, np.append(x, intensity), np.append(y, roofline), names)
     bars = [row for row in rows if row["kind"] == "data"]
     right.barh([row["stage"] for row in bars], [float(row["rate"]) for row in bars], color=BLUE)
     right.axvline(peaks[COPY], color=GREY, linestyle="--", linewidth=0.9)
