@@ -16,12 +16,20 @@ from knockscreen.data.cells import CellStore
 from knockscreen.models import vae as models
 from knockscreen.models.vae import VAE_SIZES, Batch, TransformerVAE, VaeSettings
 from knockscreen.models.velocity import FLOW_SIZES, Condition, VelocityNet, VelocitySettings
+from knockscreen.nn import linear
 from knockscreen.nn.likelihood import nb_log_prob, nb_sum_log_prob
 from knockscreen.training import effect, flow, vae
 
 GENES, CELLS = 60, 9
 SEEDS = [0, 1, 2]
 TINY = VaeSettings(VAE_SIZES["tiny"])
+
+
+@pytest.fixture(params=["torch", "onednn"])
+def maps(request, monkeypatch) -> None:
+    """The linear maps of these narrow networks both ways: left to torch, and by oneDNN."""
+    if request.param == "onednn":
+        monkeypatch.setattr(linear, "WORTH", 0)
 
 
 def make(seed: int, **changes) -> TransformerVAE:
@@ -110,6 +118,7 @@ def test_decoder_with_its_last_maps_folded_is_the_plain_one(seed, dispersion, li
     torch.testing.assert_close(theta.expand_as(mu), plain.theta, atol=0, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("maps")
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("dispersion", ["shared", "cell"])
 @pytest.mark.parametrize("kind", ["softbin", "log1p"])
@@ -184,6 +193,7 @@ def test_parts_are_even_and_cover_the_cells():
         assert max(len(range(cells)[part]) for part in slices) <= most
 
 
+@pytest.mark.usefixtures("maps")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_velocity_and_its_gradient_are_the_plain_ones(seed):
     torch.manual_seed(seed)

@@ -1,5 +1,7 @@
 """The linear map by oneDNN: what torch's own gives, forward and backward, whatever the shape."""
 
+import shutil
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -58,3 +60,31 @@ def test_a_row_does_not_depend_on_the_others(rows: int) -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(2000, 128), torch.randn(344, 128)
     assert torch.equal(linear(x[:rows], weight), linear(x, weight)[:rows])
+
+
+def test_gradient_is_made_of_what_is_asked_for_alone(monkeypatch) -> None:
+    made = []
+    whole = module.product
+
+    def counted(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        made.append((*x.shape, len(weight)))
+        return whole(x, weight)
+
+    monkeypatch.setattr(module, "product", counted)
+    net, x = Linear(128, 96, bias=False), torch.randn(64, 128)
+    net(x).sum().backward()
+    assert made == [(64, 128, 96), (96, 64, 128)], "no gradient of the data"
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs g++")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_compiled_map_and_its_gradients_are_those_of_torch() -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(64, 128, requires_grad=True), torch.randn(96, 128, requires_grad=True)
+    of_out = torch.randn(64, 96)
+    found = []
+    for way in (torch.compile(linear, dynamic=False), F.linear):
+        out = way(x, weight)
+        found.append([out.detach(), *torch.autograd.grad(out, (x, weight), of_out)])
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5 * float(theirs.abs().max()))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 WORTH = 2**13
 """Weights (N K) from which the start of oneDNN, some 20 microseconds, is made up for. It does not
-depend on the rows, so that a row's result does not either."""
+depend on the rows, so that a row's result does not either, but for rounding where it is alone."""
 
 HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
