@@ -70,6 +70,7 @@ def test_an_up_and_down_pair_of_gene_sets_is_one_signed_program(tmp_path):
         ("gene,stat\nA,inf\nB,-2\n", {}, "column 'stat' of .* is infinite in row 1"),
         ("gene,stat\nA,high\nB,-2\n", {}, "'stat' of .* holds 'high', which is no number"),
         ("gene,log_fc,lfcSE\nA,1,0\nB,-2,1\n", {}, "'lfcSE' of .* is 0 beside a change"),
+        ("gene,log_fc,lfcSE\nA,1,-1\nB,-2,1\n", {}, "'lfcSE' of .* has values below 0"),
         ("program,gene\nP,A\n", {"name": "x"}, "names its programs itself"),
     ],
 )

@@ -211,7 +211,11 @@ def _statistic(table: pl.DataFrame, path: Path) -> pl.Series:
             return _numbers(table, name, path)
     for effect, error in EFFECTS:
         if {effect, error} <= set(table.columns):
-            ratio = _numbers(table, effect, path) / _numbers(table, error, path)
+            errors = _numbers(table, error, path)
+            if (errors < 0).any():
+                msg = f"column '{error}' of '{path}' has values below 0; a standard error has none."
+                raise DataError(msg)
+            ratio = _numbers(table, effect, path) / errors
             if ratio.is_infinite().any():
                 msg = (
                     f"column '{error}' of '{path}' is 0 beside a change, so that the statistic is"
