@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
@@ -379,6 +380,13 @@ def test_a_closed_screen_says_so(tmp_path: Path) -> None:
     for question in (screen.programs, screen.default_contexts):
         with pytest.raises(DatabaseError, match="was closed; open it again"):
             question()
+
+
+def test_threads_may_ask_one_screen_at_once(screen: Screen) -> None:
+    alone = screen.top("Treg"), screen.show("FOXP3")
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: (screen.top("Treg"), screen.show("FOXP3")), range(24)))
+    assert all(top.equals(alone[0]) and show.equals(alone[1]) for top, show in found)
 
 
 def test_a_folder_that_is_no_run_is_told_from_a_missing_database(tmp_path: Path) -> None:

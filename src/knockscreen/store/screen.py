@@ -8,8 +8,9 @@ from typing import Any, Self
 import duckdb
 import polars as pl
 
+from knockscreen.errors import DatabaseError
 from knockscreen.store import evaluation, lists, queries, resolve, sql
-from knockscreen.store.connection import connect, find_database
+from knockscreen.store.connection import CLOSED, connect, find_database
 from knockscreen.store.reverse import By, read_signature, reverse
 
 
@@ -27,7 +28,7 @@ class Screen:
 
     def __init__(self, path: Path | str) -> None:
         self.path = find_database(path)
-        self._connection = connect(self.path)
+        self._opened = connect(self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -43,14 +44,22 @@ class Screen:
     def __repr__(self) -> str:
         return f"Screen({str(self.path)!r})"
 
+    @property
+    def _connection(self) -> duckdb.DuckDBPyConnection:
+        """A cursor of its own for each question, so that threads may ask at once."""
+        try:
+            return self._opened.cursor()
+        except duckdb.ConnectionException as error:
+            raise DatabaseError(CLOSED) from error
+
     def close(self) -> None:
         """Close the database."""
-        self._connection.close()
+        self._opened.close()
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
         """The read-only connection, for questions that no method asks."""
-        return self._connection
+        return self._opened
 
     @property
     def run(self) -> dict[str, Any]:
