@@ -47,6 +47,15 @@ def test_slices_and_transposed_inputs_are_read_as_they_are() -> None:
         assert torch.allclose(linear(x, weight), F.linear(x, weight), rtol=1e-5, atol=1e-4)
 
 
+def test_no_rows_have_no_gradient_to_give() -> None:
+    x, weight = torch.zeros(0, 128, requires_grad=True), torch.ones(512, 128, requires_grad=True)
+    linear(x, weight).sum().backward()
+    assert x.grad is not None
+    assert x.grad.shape == (0, 128)
+    assert weight.grad is not None
+    assert not weight.grad.any()
+
+
 def test_other_types_and_no_gradient() -> None:
     torch.manual_seed(0)
     x, net = torch.randn(1024, 128), Linear(128, 128)

@@ -68,6 +68,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         or x.dtype != torch.float32
         or torch.is_autocast_enabled("cpu")
         or weight.numel() < WORTH
+        or not x.numel()  # oneDNN has no gradient of no rows
     ):
         return F.linear(x, weight, bias)
     out: Tensor = product(x.flatten(0, -2), weight).unflatten(0, x.shape[:-1])
