@@ -76,7 +76,7 @@ STAGES: dict[str, Stage] = {
             *("effect", "vae", "flow", "screen", "measured", "external", "gate", "rank"),
             *("annotations", "evaluate", "sweep", "report"),
         ),
-        files=("store/*.sql",),
+        files=("store/*.sql", "store/*.tsv"),
     ),
     "plot": Stage(("cli_plot.py::plot",), ("report", "programs", "rank")),
 }

@@ -214,6 +214,8 @@ def test_bad_input_is_one_line_and_exit_code_two(work: Path) -> None:
     code = "from knockscreen.cli import main; main()"
     for arguments, message in (
         (["top", "--program", "Tregs"], "unknown program 'Tregs'; nearest: Treg."),
+        (["show", "t-BET"], "unknown target 't-BET'; nearest: TBX21 (T-bet)."),
+        (["movers", "CD25"], "unknown gene 'CD25'; nearest: IL2RA (CD25)."),
         (["show", "TBX21"], "TBX21 was not screened: not_in_library"),
         (["sql", "drop table runs"], "the database is read-only and this is DROP"),
         (["top", "--program", "Treg", "--run", "tinny"], "no run 'tinny'"),

@@ -10,6 +10,7 @@ from knockscreen.config import ExternalConfig, RankConfig
 from knockscreen.errors import DataError
 from knockscreen.score.external import open_external
 from knockscreen.score.external_scores import (
+    own_genes,
     rank_external,
     rank_external_scores,
     write_external,
@@ -210,6 +211,34 @@ def test_onto_a_run_genes_get_its_ids_and_others_are_left_out(tmp_path):
         write_external([table], tmp_path, matrix, none.head(1), ["time=Rest"], min_genes=1)
 
 
+def test_names_of_another_case_or_version_are_those_of_the_run(tmp_path):
+    other = LONG.with_columns(
+        pl.col("target_contrast_gene_name", "gene").str.to_lowercase(),
+        gene_id=pl.col("gene").replace_strict(GENES, IDS) + ".7",
+    )
+    matrix = program_matrix(PROGRAM, PANEL["gene_id"].to_list(), PANEL["gene"].to_list())
+    written = []
+    for table, name in ((LONG, "a.csv"), (other, "b.csv"), (other.drop("gene_id"), "c.csv")):
+        given = settings(write(tmp_path, table, name), contexts={"Rest": "time=Rest"})
+        paths = write_external([given], tmp_path, matrix, PANEL, ["time=Rest"], min_genes=1)
+        columns = ("context", "log2_fold_change", "gene_id"), ("program", "score", "n_genes")
+        frames = zip(paths, columns, strict=True)
+        written.append([pl.read_parquet(p).select(c).rows() for p, c in frames])
+    assert len(written[0][0]) == 5
+    assert [sorted(rows) for rows in written[1]] == [sorted(rows) for rows in written[0]]
+    assert written[2] == written[1]
+
+
+def test_a_gene_is_its_own_in_any_case_or_version_unless_two_could_be_meant():
+    genes = pl.DataFrame(
+        {"gene": ["GATA3", "Il4", "IL4"], "gene_id": ["ENSG1.4", "ENSG2", "ENSG3"]}
+    )
+    names = ["gata3", "ENSG1", "ensg1.9", "IL4", "Il4", "il4", "X", None]
+    profiles = pl.DataFrame({"target_gene": names, "target_gene_id": ["?"] * len(names)})
+    own = ["ENSG1.4"] * 3 + ["ENSG3", "ENSG2", None, None, None]
+    assert own_genes(profiles, genes).to_list() == own
+
+
 def test_no_table_gives_empty_files_with_all_columns(tmp_path):
     matrix = program_matrix(PROGRAM, PANEL["gene_id"].to_list(), PANEL["gene"].to_list())
     paths = write_external([], tmp_path, matrix, PANEL, ["time=Rest"], min_genes=1)
@@ -222,6 +251,7 @@ def test_values_of_one_gene_leave_its_own_knockdown_out(tmp_path):
     opened = open_external(settings(write(tmp_path)))
     score, sizes = external_values(opened, "Rest", gene="GATA3", programs=None)
     assert score.select("target_gene", "value").rows() == [("STAT6", -1.0)]
+    assert external_values(opened, "Rest", gene="gata3", programs=None)[0].equals(score)
     counts = dict(sizes["n_de_genes"].select("target_gene", "value").iter_rows())
     assert counts == {"STAT6": 2, "GATA3": 0}  # adj_p_value < 0.1, its own gene not counted
     sizes = dict(sizes["effect_magnitude"].select("target_gene", "value").iter_rows())

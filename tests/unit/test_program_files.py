@@ -79,6 +79,12 @@ def test_a_broken_de_table_is_one_sentence(tmp_path, text, options, message):
         read_source(source(tmp_path, text, **options))
 
 
+def test_a_missing_file_of_a_verb_is_not_laid_to_the_configuration(tmp_path):
+    missing = ProgramSource(file=str(tmp_path / "no.tsv"))
+    with pytest.raises(DataError, match=r"no\.tsv' does not exist; correct its path\.$"):
+        read_source(missing)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -62,7 +62,7 @@ def read_source(source: ProgramSource) -> pl.DataFrame:
     """
     path = Path(source.file)
     if not path.is_file():
-        msg = f"program file '{path}' does not exist; correct programs.extra."
+        msg = f"program file '{path}' does not exist; correct its path."
         raise DataError(msg)
     named = path.suffix == ".gmt" or set(REQUIRED) <= set(_columns(path))
     if named and (source.contrast or source.name):
@@ -84,7 +84,7 @@ def read_source(source: ProgramSource) -> pl.DataFrame:
 
 
 def _read(path: Path) -> pl.DataFrame:
-    instead = f"set programs.file to a TSV of {', '.join(COLUMNS)}"
+    instead = f"give a TSV of {', '.join(COLUMNS)}"
     return read_text_table(path, "program file", instead)
 
 

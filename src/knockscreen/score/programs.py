@@ -172,7 +172,7 @@ def program_matrix(
         )
         msg = (
             f"no program has {max(min_genes, 1)} genes on the panel (matched: {counts}); lower "
-            "programs.min_genes or use other programs."
+            "min_genes or use other programs."
         )
         raise DataError(msg)
     weights = np.stack(list(kept.values()))

@@ -82,9 +82,10 @@ def external_values(
             f"{', '.join(table.conditions[:5])}."
         )
         raise DataError(msg)
-    is_gene = pl.any_horizontal(pl.col("gene", "gene_id") == (gene or ""))
-    if gene is not None and table.genes.filter(is_gene).is_empty():
-        msg = f"'{table.settings.file}' measures no gene '{gene}'."
+    mine = own_genes(pl.DataFrame({"target_gene": [gene or ""], "target_gene_id": ""}), table.genes)
+    is_gene = pl.col("gene_id").is_in(mine.implode())
+    if gene is not None and mine.item() is None:
+        msg = f"'{table.settings.file}' measures no gene '{gene}', or several."
         raise DataError(msg)
     found, sizes = [], []
     for profiles, rows in table.chunks(table.genes["gene_id"].to_list()):
@@ -96,7 +97,6 @@ def external_values(
         others = others.filter(pl.col("gene_id").ne_missing(pl.col("own")))
         sizes.append(_sizes(here, others))
         if gene is not None:
-            mine = table.genes.filter(is_gene)["gene_id"]
             left_out = pl.col("own").is_in(mine.implode()).fill_null(value=False)
             of = here.filter(~left_out).join(
                 others.filter(is_gene).select("target_gene_id", value="log2_fold_change"),

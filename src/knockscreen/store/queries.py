@@ -10,7 +10,7 @@ from typing import Literal
 import duckdb
 import polars as pl
 
-from knockscreen.errors import DatabaseError
+from knockscreen.errors import ConfigError, DatabaseError
 from knockscreen.store import resolve
 from knockscreen.store.cards import with_cards
 from knockscreen.store.connection import ask, table
@@ -265,8 +265,16 @@ def compare(
     Those never knocked down in training come after the others.
 
     A positive ``difference`` moves cells toward A and away from B, or more toward A than toward B.
+
+    Raises
+    ------
+    ConfigError
+        Both are one program.
     """
     a, b = (resolve.program(connection, name) for name in (program_a, program_b))
+    if a == b:
+        msg = f"{a} does not differ from itself; give two programs, or ask top for one."
+        raise ConfigError(msg)
     where = resolve.contexts(connection, context)
     return ask(
         connection,

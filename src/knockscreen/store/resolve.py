@@ -1,7 +1,10 @@
 """From what a person types to what the database holds, or one sentence that names the nearest."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 
 import duckdb
 
@@ -258,9 +261,29 @@ def _no_target(connection: duckdb.DuckDBPyConnection, name: str) -> None:
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:
-    near = nearest(name, known)
+    known = set(known)
+    called = [
+        f"{gene} ({alias})" for alias, gene in _aliases().get(_bare(name), ()) if gene in known
+    ]
+    near = called or nearest(name, sorted(known))
     hint = f"nearest: {', '.join(near)}" if near else LISTS[what]
     return f"unknown {what} '{name}'; {hint}."
+
+
+@cache
+def _aliases() -> dict[str, list[tuple[str, str]]]:
+    """Return ``aliases.tsv``: alias and gene, by the letters and digits of the alias."""
+    text = (files("knockscreen.store") / "aliases.tsv").read_text()
+    found: dict[str, list[tuple[str, str]]] = {}
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            alias, gene = line.split("\t")
+            found.setdefault(_bare(alias), []).append((alias, gene))
+    return found
+
+
+def _bare(name: str) -> str:
+    return re.sub("[^A-Z0-9]", "", name.upper())
 
 
 def lost_contexts(connection: duckdb.DuckDBPyConnection, key: int) -> str:
