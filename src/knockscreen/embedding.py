@@ -20,8 +20,8 @@ from knockscreen.data.cells import Vocabulary
 from knockscreen.data.counts import Chunk, CountsFile
 from knockscreen.data.vocab import Genes
 from knockscreen.errors import DataError
+from knockscreen.gene_names import without_version
 from knockscreen.models.vae import TransformerVAE
-from knockscreen.names import without_version
 from knockscreen.progress import track_chunks
 
 FILLINGS = 3

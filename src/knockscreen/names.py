@@ -1,6 +1,5 @@
 """The glossary in code: names of columns, files and labels, each written once."""
 
-import re
 from enum import StrEnum
 
 NTC = "non-targeting"
@@ -52,28 +51,6 @@ class Direction(StrEnum):
 
     TOWARD = "toward"
     AWAY = "away"
-
-
-VERSIONED = r"(?i)^(ENS\w+)\.\d+$"
-"""An Ensembl id with its version, ``ENSG00000049768.16``; ``$1`` is the id alone."""
-
-
-def without_version(name: str) -> str:
-    """Return an Ensembl id without its version, anything else as it is.
-
-    >>> without_version("ENSG00000049768.16"), without_version("RP11-34P13.7")
-    ('ENSG00000049768', 'RP11-34P13.7')
-    """
-    return re.sub(VERSIONED, r"\1", name)
-
-
-def plain_gene(name: str) -> str:
-    """Return a gene's name as names are compared where none is the same: see :data:`VERSIONED`.
-
-    >>> plain_gene("foxp3"), plain_gene("ENSG00000049768.16")
-    ('FOXP3', 'ENSG00000049768')
-    """
-    return without_version(name).upper()
 
 
 def is_decoy(target_id: str) -> bool:

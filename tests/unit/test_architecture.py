@@ -14,7 +14,7 @@ PACKAGE = Path(knockscreen.__file__).parent
 # From the bottom up. A module imports only from lower rows, or from files of its own folder.
 LAYERS = (
     ("errors", "compiled"),
-    ("names",),
+    ("names", "gene_names"),
     ("config", "artifacts"),
     ("stages", "progress"),
     ("data", "simulate"),

@@ -157,6 +157,22 @@ def test_knockdowns_never_trained_on_pass_only_where_trained_ones_do(seen):
     assert ("trained on" in reason) == (seen != "passed")
 
 
+def test_controls_are_found_by_the_rule_of_all_names_and_counted_once():
+    rows = scores(np.linspace(-1, 1, 30)).with_columns(
+        target_gene_id=pl.concat_str(pl.lit("ENSG"), pl.int_range(30).cast(pl.String)),
+        target_gene=pl.when(pl.int_range(30) < 2).then(pl.lit("SHARED")).otherwise("target_gene"),
+    )
+    names = (("A", "SHARED", "away"), ("A", "g5", "away"), ("A", "ENSG6.3", "away"))
+    found, counted = gate.gate_context(rows, controls(*names).drop("program"), SETTINGS)
+    assert sorted(found["target_gene_id"]) == ["ENSG5", "ENSG6"]  # SHARED could be either of two
+    assert (counted["n_controls"], counted["n_others"]) == (2, 28)
+    same = controls(("A", "G5", "away"), ("A", "ENSG5", "away")).drop("program")
+    assert gate.gate_context(rows, same, SETTINGS)[1]["n_controls"] == 1
+    opposite = controls(("A", "G5", "away"), ("A", "ENSG5", "toward")).drop("program")
+    with pytest.raises(DataError, match="controls G5 and ENSG5 are one gene, in opposite direct"):
+        gate.gate_context(rows, opposite, SETTINGS)
+
+
 def test_rows_take_the_status_of_their_own_evidence_and_context():
     gates = pl.DataFrame(
         [{"program": "A", "context": "all", "evidence": "measured", "control_status": "passed"}],

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from knockscreen.artifacts import atomic
 from knockscreen.config import ExternalConfig, NonNegative, ProgramsConfig, RankConfig, Section
 from knockscreen.errors import DataError, suggest
+from knockscreen.gene_names import GeneNames
 from knockscreen.names import Evidence
 from knockscreen.score.external import External, open_external
 from knockscreen.score.programs import ProgramMatrix
 from knockscreen.score.rank import RANKINGS, rank_scores, resample_errors
 from knockscreen.score.score_files import SCORES
-from knockscreen.score.text_tables import plain_names
 
 Floats = NDArray[np.float64]
 PROFILE = ["target_gene_id", "target_gene", "context"]
@@ -109,29 +109,20 @@ def score_profiles(
 
 
 def own_genes(profiles: pl.DataFrame, genes: pl.DataFrame) -> pl.Series:
-    """Return the gene_id of each knock-down's own gene; null: not measured.
-
-    By id, else by symbol, else by either whatever the version or case.
+    """Return the gene_id of each knock-down's own gene, by its id, else its symbol; null: none.
 
     >>> genes = pl.DataFrame({"gene": ["STAT6"], "gene_id": ["ENSG1"]})
     >>> own_genes(pl.DataFrame({"target_gene": ["STAT6"], "target_gene_id": ["S"]}), genes).item()
     'ENSG1'
     """
-    ids = genes.select(pl.col("gene_id").alias("name"), "gene_id")
-    symbols = genes.filter(~pl.col("gene").is_duplicated()).select(name="gene", gene_id="gene_id")
-    known = pl.concat([ids, symbols]).drop_nulls().unique("name", keep="first", maintain_order=True)
-    either = pl.concat([ids, genes.select(name="gene", gene_id="gene_id")]).drop_nulls()
-    alike = either.with_columns(plain_names("name")).unique().unique("name", keep="none")
+    known, keys = GeneNames(genes["gene_id"], genes["gene"]), genes["gene_id"]
     names = ["target_gene_id", "target_gene"]
-    found = [_looked_up(pl.col(name), known) for name in names]
-    found += [_looked_up(plain_names(name), alike) for name in names]
-    own = profiles.select(names).unique().with_columns(own=pl.coalesce(found))
-    return profiles.join(own, on=names, how="left", nulls_equal=True, maintain_order="left")["own"]
-
-
-def _looked_up(name: pl.Expr, known: pl.DataFrame) -> pl.Expr:
-    by = dict(known.iter_rows())
-    return name.replace_strict(by, default=None, return_dtype=pl.String)
+    targets = profiles.select(names).unique()
+    at = pl.Series([known.find(*row) for row in targets.iter_rows()], dtype=pl.UInt32)
+    found = targets.with_columns(keys.gather(at).alias("own"))
+    return profiles.join(found, on=names, how="left", nulls_equal=True, maintain_order="left")[
+        "own"
+    ]
 
 
 def _project(effect: Floats, error: Floats, weights: Floats) -> tuple[Floats, Floats, Floats]:

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from knockscreen.artifacts import atomic, read_json
 from knockscreen.config import GateConfig, ProgramsConfig, Section
 from knockscreen.errors import DataError
+from knockscreen.gene_names import GeneNames
 from knockscreen.names import Direction, Evidence
 from knockscreen.score.control_effects import ControlEffects, read_control_effects
 from knockscreen.score.metrics import average_precision
@@ -182,6 +183,27 @@ def _verdict(
     return (EXPLORATORY, "; ".join(failures)) if failures else (PASSED, None)
 
 
+def _among(controls: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the controls that are among knock-downs with their rows there, each knock-down once.
+
+    Raises
+    ------
+    DataError
+        Two controls of opposite directions are one knock-down.
+    """
+    known = GeneNames(rows["target_gene_id"], rows["target_gene"])
+    at = pl.Series([known.find(gene) for gene in controls["gene"]], dtype=pl.UInt32)
+    found = controls.with_columns(position=at).join(
+        rows, on="position", how="inner", maintain_order="left"
+    )
+    twice = found.filter(pl.col("direction").n_unique().over("position") > 1)
+    if not twice.is_empty():
+        one, other = twice.filter(pl.col("position") == twice["position"][0])["gene"].head(2)
+        msg = f"controls {one} and {other} are one gene, in opposite directions; keep one row."
+        raise DataError(msg)
+    return found.unique("position", maintain_order=True)
+
+
 def gate_context(
     rows: pl.DataFrame,
     controls: pl.DataFrame,
@@ -200,10 +222,7 @@ def gate_context(
         Gives ``program_p`` of the controls found, from their ids and signs; None: it stays NULL.
     """
     rows = rows.sort("target_gene_id").with_row_index("position")
-    found = pl.concat(
-        controls.join(rows, left_on="gene", right_on=key, how="inner", coalesce=False)
-        for key in ("target_gene", "target_gene_id")
-    ).unique("position", maintain_order=True)
+    found = _among(controls, rows)
     of = f"{found.height} of {controls.height} controls are among these knock-downs"
     blank = {"n_controls": found.height, "n_others": rows.height - found.height}
     if controls.is_empty():

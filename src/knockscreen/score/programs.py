@@ -7,7 +7,6 @@ number of genes, and is positive when cells move toward the program.
 """
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from knockscreen.artifacts import read_json
 from knockscreen.config import ProgramsConfig
 from knockscreen.errors import DataError, UnknownNameError, suggest
-from knockscreen.names import plain_gene
+from knockscreen.gene_names import GeneNames
 from knockscreen.score.program_files import all_programs
 from knockscreen.stopping import scoring_weights
 
@@ -84,33 +83,16 @@ def _select(table: pl.DataFrame, names: Sequence[str]) -> list[str]:
     return [name for name in known if not names or name in names]
 
 
-class _GeneIndex:
-    """Finds panel columns by Ensembl id or symbol; else whatever its version or case."""
-
-    def __init__(self, gene_ids: Sequence[str], genes: Sequence[str]) -> None:
-        self.by_name = dict(zip(genes, range(len(genes)), strict=True))
-        self.by_name |= dict(zip(gene_ids, range(len(genes)), strict=True))
-        self.ambiguous = {gene for gene, n in Counter(genes).items() if n > 1} - set(gene_ids)
-        plain: dict[str, set[int]] = {}
-        for name, column in zip([*genes, *gene_ids], [*range(len(genes))] * 2, strict=True):
-            plain.setdefault(plain_gene(name), set()).add(column)
-        self.plain = {name: min(found) for name, found in plain.items() if len(found) == 1}
-
-    def find(self, gene: str) -> int | None:
-        if gene in self.ambiguous:
-            msg = f"program gene {gene} names several genes of the panel; give its Ensembl id."
-            raise DataError(msg)
-        column = self.by_name.get(gene)
-        return self.plain.get(plain_gene(gene)) if column is None else column
-
-
-def _match(rows: pl.DataFrame, index: _GeneIndex, n_genes: int) -> tuple[Floats, list[str]]:
+def _match(rows: pl.DataFrame, index: GeneNames, n_genes: int) -> tuple[Floats, list[str]]:
     """Return the panel weights (G,) of one program, and its genes that are not on the panel."""
     missing = []
     weights = np.zeros(n_genes)
     matched: dict[int, str] = {}
     for program, gene, weight in rows.select("program", "gene", "weight").iter_rows():
         column = index.find(gene)
+        if index.is_ambiguous(gene):
+            msg = f"program gene {gene} names several genes of the panel; give its Ensembl id."
+            raise DataError(msg)
         if column is None:
             missing.append(gene)
             continue
@@ -148,7 +130,7 @@ def program_matrix(
     >>> program_matrix(table, ["ENSG1", "ENSG2"], ["STAT1", "IRF1"]).weights.tolist()
     [[1.0, -1.0]]
     """
-    index = _GeneIndex(gene_ids, genes)
+    index = GeneNames(gene_ids, genes)
     kept: dict[str, Floats] = {}
     dropped: dict[str, tuple[int, int]] = {}
     missing: dict[str, list[str]] = {}

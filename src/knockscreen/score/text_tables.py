@@ -6,7 +6,6 @@ from pathlib import Path
 import polars as pl
 
 from knockscreen.errors import DataError, nearest
-from knockscreen.names import VERSIONED
 
 MISSING = ["", "NA", "NaN", "nan", "NULL", "None", "N/A"]
 SHOWN = 8
@@ -46,11 +45,6 @@ def read_text_table(
     except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
         msg = f"{what} '{path}' is not a {kind} table: {str(error).splitlines()[0]}."
         raise DataError(msg) from error
-
-
-def plain_names(column: str) -> pl.Expr:
-    """Return genes of a column as :func:`knockscreen.names.plain_gene` does."""
-    return pl.col(column).str.strip_chars().str.replace(VERSIONED, "$1").str.to_uppercase()
 
 
 def missing_column(where: str, names: Sequence[str], found: Sequence[str], what: str = "") -> str:

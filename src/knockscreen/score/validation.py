@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from knockscreen.errors import DataError
+from knockscreen.gene_names import GeneNames
 from knockscreen.score.agreement import Predictor, agreement
 from knockscreen.score.external import External
 from knockscreen.score.external_scores import own_genes, rank_external_scores
@@ -24,7 +25,6 @@ from knockscreen.score.published import (
     numbers,
     read_published,
 )
-from knockscreen.score.text_tables import plain_names
 
 log = logging.getLogger(__name__)
 
@@ -129,15 +129,10 @@ def _sizes(here: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
 
 def join_by_gene(screen: pl.DataFrame, values: pl.DataFrame, name: str) -> pl.DataFrame:
     """Return the genes of a screen that have a value, by Ensembl id or symbol in any case."""
-    keyed = pl.concat(
-        [
-            values.select(key=plain_names(key), **{name: pl.col("value")})
-            for key in ("target_gene_id", "target_gene")
-        ]
-    )
-    keyed = keyed.drop_nulls().unique("key", keep="first", maintain_order=True)
-    found = screen.with_columns(key=plain_names("gene"))
-    return found.join(keyed, on="key", how="inner", maintain_order="left").drop("key")
+    values = values.drop_nulls("value")
+    known = GeneNames(values["target_gene_id"], values["target_gene"])
+    at = pl.Series([known.find(gene) for gene in screen["gene"]], dtype=pl.UInt32)
+    return screen.with_columns(values["value"].gather(at).alias(name)).drop_nulls(name)
 
 
 def compare_with_screen(

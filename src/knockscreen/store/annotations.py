@@ -13,8 +13,9 @@ import polars as pl
 
 from knockscreen.config import AnnotationsConfig
 from knockscreen.errors import DataError, suggest
+from knockscreen.gene_names import GeneNames
 from knockscreen.names import GENE, GENE_ID, TARGET_GENE, TARGET_GENE_ID
-from knockscreen.score.text_tables import missing_column, plain_names, read_text_table
+from knockscreen.score.text_tables import missing_column, read_text_table
 from knockscreen.store.tables import json_text
 
 GENES = ("gene", "gene_id", "symbol", "gene_name", "target_gene", "target_gene_id")
@@ -24,7 +25,7 @@ YES = ("yes", "true", "1")
 
 
 def read_annotations(path: Path | str) -> pl.DataFrame:
-    """Return ``gene key`` (upper-case symbol or Ensembl id) and the other columns, as text.
+    """Return ``gene key`` (symbol or Ensembl id) and the other columns, as text.
 
     Raises
     ------
@@ -40,8 +41,8 @@ def read_annotations(path: Path | str) -> pl.DataFrame:
     if not columns:
         msg = f"annotation file '{path}' has genes and no other column; add what is to be shown."
         raise DataError(msg)
-    table = table.with_columns(plain_names(gene).alias(KEY))
-    twice = table.filter(pl.col(KEY).is_duplicated())
+    table = table.with_columns(pl.col(gene).str.strip_chars().alias(KEY))
+    twice = table.filter(pl.col(KEY).str.to_uppercase().is_duplicated())
     if not twice.is_empty():
         msg = f"gene {twice[gene][0]} stands twice in annotation file '{path}'; keep one row."
         raise DataError(msg)
@@ -115,11 +116,9 @@ def annotate(
 
 def _matched(ids: pl.Series, symbols: pl.Series, table: pl.DataFrame) -> pl.DataFrame:
     """Return the row of the table for each gene, by id, else by symbol; NULL without one."""
-    genes = pl.DataFrame({"id": ids, "symbol": symbols})
-    by_id = plain_names("id").is_in(table[KEY].implode())
-    key = pl.when(by_id).then(plain_names("id")).otherwise(plain_names("symbol"))
-    named = genes.select(key.alias(KEY))
-    return named.join(table, on=KEY, how="left", maintain_order="left").drop(KEY)
+    known = GeneNames(table[KEY], [None] * table.height)
+    at = pl.Series(map(known.find, ids, symbols), dtype=pl.UInt32)
+    return table.drop(KEY).select(pl.all().gather(at))
 
 
 def _positions(ids: pl.Series, symbols: pl.Series, rows: pl.DataFrame) -> pl.DataFrame:

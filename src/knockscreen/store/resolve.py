@@ -9,7 +9,8 @@ from importlib.resources import files
 import duckdb
 
 from knockscreen.errors import ConfigError, DatabaseError, UnknownNameError, nearest, suggest
-from knockscreen.names import parse_context, without_version
+from knockscreen.gene_names import without_version
+from knockscreen.names import parse_context
 from knockscreen.store.connection import rows
 
 LISTS = {

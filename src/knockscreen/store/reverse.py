@@ -23,8 +23,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from knockscreen.errors import DatabaseError, DataError, suggest
+from knockscreen.gene_names import GeneNames
 from knockscreen.score.published import DATE
-from knockscreen.score.text_tables import missing_column, plain_names, read_text_table
+from knockscreen.score.text_tables import missing_column, read_text_table
 from knockscreen.store import resolve
 from knockscreen.store.connection import table
 from knockscreen.store.frames import REVERSE
@@ -112,18 +113,15 @@ def place(connection: duckdb.DuckDBPyConnection, signature: pl.DataFrame) -> Sig
         None or one of its genes is on the panel, or two of its names are one gene.
     """
     panel = table(connection, "select gene_key, gene, gene_id from genes where in_panel")
-    names = pl.concat(
-        panel.select("gene_key", key=plain_names(column)) for column in ("gene_id", "gene")
-    ).unique("key", keep="first", maintain_order=True)
-    wanted = signature.with_columns(key=plain_names("gene"))
-    found = wanted.join(names, on="key", how="left", maintain_order="left")
+    known = GeneNames(panel["gene_id"], panel["gene"])
+    at = pl.Series([known.find(gene) for gene in signature["gene"]], dtype=pl.UInt32)
+    found = signature.with_columns(panel["gene_key"].gather(at))
     matched = found.drop_nulls("gene_key").sort("gene_key")
     if matched.is_empty():
-        known = panel["gene"].to_list()
         first = signature["gene"][0]
         msg = (
             f"none of the {signature.height} genes of the signature is on the panel (such as"
-            f" '{first}'{suggest(first, known)}); give symbols or Ensembl ids."
+            f" '{first}'{suggest(first, panel['gene'])}); give symbols or Ensembl ids."
         )
         raise DataError(msg)
     if len(matched) < 2:

@@ -14,15 +14,8 @@ import polars.selectors as cs
 
 from knockscreen.artifacts import read_json, versions
 from knockscreen.errors import DataError
-from knockscreen.names import (
-    GENE,
-    GENE_ID,
-    NTC,
-    TARGET_GENE,
-    TARGET_GENE_ID,
-    parse_context,
-)
-from knockscreen.score.text_tables import plain_names
+from knockscreen.gene_names import GeneNames
+from knockscreen.names import GENE, GENE_ID, NTC, TARGET_GENE, TARGET_GENE_ID, parse_context
 from knockscreen.score.verdicts import CONTROLS, GATES, NOT_TESTED, overall
 from knockscreen.store.connection import SCHEMA_VERSION
 
@@ -180,23 +173,21 @@ def program_genes(programs: pl.DataFrame, gene_table: pl.DataFrame) -> pl.DataFr
 
     By Ensembl id, else by symbol, else by either whatever the version or case.
     """
-    known = gene_table.select(GENE_ID, "gene_key", "in_panel", symbol=GENE).sort("gene_key")
-    every = pl.concat(
-        [known.with_columns(key=pl.col(GENE_ID)), known.with_columns(key=pl.col("symbol"))]
-    )
-    named = every.unique("key", keep="first", maintain_order=True)
-    alike = every.with_columns(key=plain_names("key")).unique(["key", "gene_key"])
-    on_panel = alike.filter("in_panel")
-    off = alike.filter(~pl.col("in_panel")).join(on_panel, on="key", how="anti")
-    alike = pl.concat([on_panel.unique("key", keep="none"), off.unique("key", keep="none")])
-    written = pl.col(GENE).is_in(named["key"].implode())
-    exact, loose = (
-        programs.with_columns(key=key).join(of, on="key", how="left", maintain_order="left")
-        for key, of in ((pl.col(GENE), named), (plain_names(GENE), alike))
-    )
-    frame = exact.with_columns(
-        pl.when(written).then(name).otherwise(loose[name]).alias(name) for name in known.columns
-    )
+    known = gene_table.select(GENE_ID, "gene_key", "in_panel", symbol=GENE)
+    parts = [
+        part
+        for _, part in known.sort("in_panel", descending=True).group_by(
+            "in_panel", maintain_order=True
+        )
+    ]
+    ways = [(GeneNames(part[GENE_ID], part["symbol"]), part["gene_key"]) for part in parts]
+    found: dict[str, int | None] = {}
+    for name in programs[GENE].unique():
+        at = ((genes.find(name), keys) for genes, keys in ways)
+        found[name] = next((keys[k] for k, keys in at if k is not None), None)
+    key = pl.col(GENE).replace_strict(found, return_dtype=known.schema["gene_key"])
+    frame = programs.with_columns(gene_key=key)
+    frame = frame.join(known, on="gene_key", how="left", maintain_order="left")
     return frame.with_columns(pl.col("in_panel").fill_null(value=False))
 
 
